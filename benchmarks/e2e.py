@@ -1,0 +1,306 @@
+"""`./run e2e`: the whole loop with real processes, from a clean checkout to a better model, measured.
+
+Four parts, each with its own figures: the loop itself, driven in a browser; a run whose trainer and worker
+are killed; a queue of ten thousand comparisons; a control whose preferences are coin flips. Prints one JSON
+object as its last line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import Any
+
+import psutil
+
+from benchmarks.browser import Admin, browser
+from benchmarks.installation import Installation, installation, report
+
+PROJECT = "support-desk"
+JUDGED_BY_HAND = 20
+JUDGEMENTS = 200
+REVIEW_PROMPTS = 150
+NOISE = 0.1
+"""Share of the training judgements that is turned round; the reviewers say what they mean."""
+ENDS = ("reward/mean", "kl/reference", "policy/entropy", "final/reward/mean", "final/kl/reference")
+"""`final/...` is measured with the weights that are saved; the others before the last update."""
+LOOP_LIMIT = 600.0  # seconds
+
+
+def say(text: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+# --- the loop ---------------------------------------------------------------------------------------
+
+
+def the_loop(installed: Installation, admin: Admin, begin: float) -> dict[str, Any]:
+    """Judge, train, optimise, review, promote, write again; returns what was seen."""
+    from training.models import PromotedVersion, Run
+
+    figures: dict[str, Any] = {}
+    admin.sign_in(installed.sign_in)
+    figures["judged_by_keyboard_seconds"] = admin.judge_by_keyboard(PROJECT, JUDGED_BY_HAND)
+    figures["simulated"] = installed.simulate(PROJECT, JUDGEMENTS - JUDGED_BY_HAND, noise=NOISE, seed=1)
+    say("the judgements are in")
+
+    reward_run = admin.launch_and_watch(PROJECT, "reward_model")
+    figures["reward_model"] = {"seconds": seconds(reward_run), **reward_run.version.metrics}
+    policy_run = admin.launch_and_watch(PROJECT, "ppo")
+    figures["ppo"] = {"seconds": seconds(policy_run), **ends(policy_run)}
+    figures["launch_to_first_metric_seconds"] = max(first_metric(reward_run), first_metric(policy_run))
+    limit = policy_run.config["kl_limit"]
+    figures["kl_within_limit"] = figures["ppo"]["final/kl/reference"] <= limit
+    say(f"policy {policy_run.version}: {figures['ppo']}")
+
+    figures["review"] = reviewed(installed, PROJECT, policy_run.version, seed=2)
+    review = figures["review"]
+    figures["wins"] = review["win_rate"] >= 0.7 and review["low"] > 0.5
+    admin.compare(PROJECT, policy_run.version)
+    admin.promote(PROJECT, policy_run.version)
+    figures["promoted"] = (
+        PromotedVersion.objects.get(project__slug=PROJECT).version_id == policy_run.version.pk
+    )
+    figures["loop_seconds"] = round(time.monotonic() - begin, 1)
+
+    written = admin.launch_and_watch(PROJECT, "sample")
+    read = Run.objects.get(pk=written.pk).inputs.get(name="policy").model_version
+    figures["the_promoted_version_writes_next"] = (
+        read == policy_run.version and read.completions.filter(sampling__run=written.pk).exists()
+    )
+    return figures
+
+
+def reviewed(installed: Installation, slug: str, candidate: Any, *, seed: int) -> dict[str, Any]:
+    """A blind review of `candidate` beside the promoted version, by annotators who never judged before."""
+    from feedback.models import Project
+    from training import registry, review
+    from training.models import Review
+
+    project = Project.objects.get(slug=slug)
+    plan = review.plan(
+        project, candidate, registry.promoted(project), actor=None, prompts=REVIEW_PROMPTS, seed=seed
+    )
+    deadline = time.monotonic() + 180
+    while plan.state == Review.State.SAMPLING and time.monotonic() < deadline:
+        time.sleep(1)
+        plan.refresh_from_db()
+    progress = review.progress(plan)
+    installed.simulate(slug, progress.planned, noise=0.0, seed=100 + seed, name="fresh")
+    verdict = review.close(plan, actor=None).verdict
+    return {key: verdict[key] for key in ("win_rate", "low", "high", "wins", "ties", "losses", "words")}
+
+
+# --- the control ------------------------------------------------------------------------------------
+
+
+def the_control(installed: Installation) -> dict[str, Any]:
+    """The same road on judgements that are coin flips: there must be no win."""
+    from feedback.models import Project, Prompt
+    from training import registry
+    from training.launch import default_inputs, launch, wait
+    from training.models import ModelVersion
+
+    demo = Project.objects.get(slug=PROJECT)
+    starter = ModelVersion.objects.get(project=demo, kind="base", run__isnull=False)
+    control = Project.objects.create(name="Control", slug="control", overlap=1)
+    for prompt in demo.prompts.all():
+        Prompt.objects.create(project=control, messages=prompt.messages, split=prompt.split)
+    base = registry.register_base(control, starter.path, actor=None, note="the starter")
+    registry.promote(base, actor=None, reason="the control starts from the starter", expected=None)
+
+    def run(kind: str, config: dict[str, Any], **purpose: Any) -> Any:
+        inputs = default_inputs(control, kind, actor=None)
+        done = wait(
+            launch(control, kind, config, actor=None, seed=7, inputs=inputs, purpose=purpose), seconds=600
+        )
+        if done.state != "done":
+            raise RuntimeError(f"the control's {kind} ended as {done.state}: {done.outcome}")
+        return done
+
+    run("sample", {}, compare=True)
+    installed.simulate("control", JUDGEMENTS, noise=0.0, seed=3, shuffled=True)
+    run("reward_model", {})
+    policy_run = run("ppo", {})
+    review = reviewed(installed, "control", policy_run.version, seed=4)
+    return {"review": review, "no_win": review["low"] <= 0.5, **ends(policy_run)}
+
+
+# --- the faults -------------------------------------------------------------------------------------
+
+
+def the_faults(installed: Installation) -> dict[str, Any]:
+    """Kill -9 the trainer, then the worker's whole tree, in the middle of PPO; the bytes must not change."""
+    from feedback.models import Project
+    from training.launch import default_inputs, launch, wait
+
+    project = Project.objects.get(slug=PROJECT)
+    inputs = default_inputs(project, "ppo", actor=None)
+    config = {"steps": 12, "checkpoint_every": 2, "rollout_prompts": 32, "minibatches": 1}
+
+    calm = wait(launch(project, "ppo", config, actor=None, seed=5, inputs=inputs), seconds=300)
+    hurt = launch(project, "ppo", config, actor=None, seed=5, inputs=inputs)
+    wait_for_step(hurt, 3)
+    killed = time.monotonic()
+    psutil.Process(hurt.pid).kill()
+    after_trainer = resumed(hurt, killed)
+    wait_for_step(hurt, 7)
+    killed = time.monotonic()
+    kill_tree(psutil.Process(hurt.pid).parent())
+    after_worker = resumed(hurt, killed)
+    hurt = wait(hurt, seconds=300)
+    return {
+        "resumed_after_trainer_kill_seconds": after_trainer,
+        "resumed_after_worker_kill_seconds": after_worker,
+        "within_90_seconds": max(after_trainer, after_worker) < 90,
+        "same_output": calm.version.content_hash == hurt.version.content_hash,
+        "attempts": hurt.attempt,
+    }
+
+
+def wait_for_step(run: Any, step: int, *, limit: float = 240) -> None:
+    deadline = time.monotonic() + limit
+    while run.step < step or not run.pid:
+        if time.monotonic() > deadline or run.ended:
+            raise RuntimeError(
+                f"run {run.pk} is {run.state} at step {run.step}, wanted {step}: {run.outcome}"
+            )
+        time.sleep(0.1)
+        run.refresh_from_db()
+
+
+def kill_tree(worker: psutil.Process) -> None:
+    """Celery's pool process, the worker above it and everything they started, with SIGKILL."""
+    parent = worker.parent()
+    tree = (
+        [parent, *parent.children(recursive=True)]
+        if parent and "celery" in " ".join(parent.cmdline())
+        else [worker]
+    )
+    for process in tree:
+        process.kill()
+
+
+def resumed(run: Any, since: float, *, limit: float = 120) -> float:
+    """Seconds from the kill until another trainer has taken a step."""
+    old = run.pid
+    begin_step = run.step
+    while time.monotonic() - since < limit:
+        run.refresh_from_db()
+        if run.pid and run.pid != old and (run.step > begin_step or run.ended):
+            return round(time.monotonic() - since, 1)
+        time.sleep(0.1)
+    raise RuntimeError(f"run {run.pk} did not resume within {limit} s: {run.state} at step {run.step}")
+
+
+# --- the queue --------------------------------------------------------------------------------------
+
+
+def the_queue(installed: Installation, comparisons: int = 10_000) -> dict[str, Any]:
+    """One annotator, no thinking time, in a project of ten thousand open comparisons; over HTTP."""
+    from feedback.models import (
+        Candidate,
+        Comparison,
+        Completion,
+        Project,
+        Prompt,
+        canonical_json,
+        sha256_text,
+    )
+
+    project = Project.objects.create(name="Many", slug="many", overlap=1)
+    asked = [[{"role": "user", "content": f"Where is order {number}?"}] for number in range(comparisons)]
+    prompts = Prompt.objects.bulk_create(
+        Prompt(project=project, messages=messages, content_hash=sha256_text(canonical_json(messages)))
+        for messages in asked
+    )
+    texts = [f"I have traced it; it arrives {day}." * 3 for day in ("today", "on Monday")]
+    completions = Completion.objects.bulk_create(
+        Completion(prompt=prompt, text=text, text_hash=sha256_text(text), source="imported")
+        for prompt in prompts
+        for text in texts
+    )
+    rows = Comparison.objects.bulk_create(
+        Comparison(project=project, prompt=prompt, overlap=1, shuffle=(7919 * number) % 1_000_003)
+        for number, prompt in enumerate(prompts)
+    )
+    Candidate.objects.bulk_create(
+        Candidate(comparison=row, completion=completions[2 * number + position], position=position)
+        for number, row in enumerate(rows)
+        for position in (0, 1)
+    )
+    summary = installed.simulate("many", 200, noise=0.1, seed=9, annotators=1)
+    return {
+        "comparisons": comparisons,
+        **{key: summary[key] for key in ("judged", "next_ms_p50", "next_ms_p95")},
+    }
+
+
+# --- figures ----------------------------------------------------------------------------------------
+
+
+def seconds(run: Any) -> float:
+    return round((run.finished_at - run.started_at).total_seconds(), 1)
+
+
+def first_metric(run: Any) -> float:
+    """Seconds from the launch to the first row of metrics."""
+    return round((run.metrics.order_by("step").first().at - run.created_at).total_seconds(), 1)
+
+
+def ends(run: Any) -> dict[str, float]:
+    """The metrics that tell how a policy run ended."""
+    last = run.metrics.order_by("step").last().values
+    return {name: round(last[name], 3) for name in ENDS if name in last}
+
+
+def memory(installed: Installation) -> dict[str, float]:
+    """MiB of resident memory of the web process."""
+    assert installed.process
+    family = psutil.Process(installed.process.pid).children(recursive=True)
+    web = [process for process in family if "uvicorn" in " ".join(process.cmdline())]
+    return {"web_mib": round(max(process.memory_info().rss for process in web) / 2**20, 1)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", default="loop,faults,queue,control", help="which parts, comma separated")
+    parts = parser.parse_args().parts.split(",")
+    figures: dict[str, Any] = {}
+    passed = {}
+    with installation() as installed:
+        begin = time.monotonic()
+        figures["demo_ready_seconds"] = round(installed.start(), 1)
+        passed["demo_ready"] = figures["demo_ready_seconds"] < 300
+        installed.use_models()
+        if "loop" in parts:
+            with browser() as page:
+                figures["loop"] = loop = the_loop(installed, Admin(page, installed.url), begin)
+            passed["loop"] = all(
+                loop[key]
+                for key in ("wins", "kl_within_limit", "promoted", "the_promoted_version_writes_next")
+            )
+            passed["loop_in_time"] = loop["loop_seconds"] < LOOP_LIMIT
+            passed["first_metric"] = loop["launch_to_first_metric_seconds"] < 15
+        if "faults" in parts:
+            figures["faults"] = faults = the_faults(installed)
+            passed["faults"] = faults["within_90_seconds"] and faults["same_output"]
+        if "queue" in parts:
+            figures["queue"] = the_queue(installed)
+            passed["queue"] = figures["queue"]["next_ms_p95"] < 100
+        if "control" in parts:
+            figures["control"] = the_control(installed)
+            passed["control"] = figures["control"]["no_win"]
+        figures |= memory(installed)
+        passed["memory"] = figures["web_mib"] < 150
+        stop_seconds, left = installed.stop()
+        figures |= {"stop_seconds": round(stop_seconds, 1), "processes_left": left}
+        passed["stop"] = stop_seconds < 5 and left == 0
+        figures["second_start_seconds"] = round(installed.start(), 1)
+        passed["second_start"] = figures["second_start_seconds"] < 8
+    return report("e2e", {**figures, "passed": passed}, all(passed.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

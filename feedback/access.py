@@ -1,0 +1,47 @@
+"""The one place that decides who may see or touch an object. Foreign or missing: the same 404."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from django.db.models import Model, QuerySet
+from django.http import Http404
+from django.shortcuts import get_object_or_404
+
+from feedback.models import Membership, Project, Role, User
+
+ROLE_ORDER = [Role.ANNOTATOR, Role.REVIEWER, Role.ENGINEER, Role.ADMIN]
+M = TypeVar("M", bound=Model)
+
+
+def role_in(user: User, project: Project) -> Role | None:
+    """The user's role; superusers are admins of every project."""
+    if user.is_superuser:
+        return Role.ADMIN
+    membership = Membership.objects.filter(user=user, project=project).first()
+    return Role(membership.role) if membership else None
+
+
+def at_least(role: Role | None, wanted: Role) -> bool:
+    return role is not None and ROLE_ORDER.index(role) >= ROLE_ORDER.index(wanted)
+
+
+def projects_of(user: User) -> QuerySet[Project]:
+    """Every project the user may open."""
+    projects = Project.objects.filter(archived_at=None)
+    return projects if user.is_superuser else projects.filter(memberships__user=user)
+
+
+def get_project(user: User, slug: str, role: Role = Role.ANNOTATOR) -> Project:
+    """The project, with `project.role` set for templates; 404 unless the user holds `role` or more."""
+    project = get_object_or_404(projects_of(user), slug=slug)
+    held = role_in(user, project)
+    if not at_least(held, role):
+        raise Http404
+    project.role = held  # type: ignore[attr-defined]  # read by templates/base.html for the navigation
+    return project
+
+
+def get_in_project(project: Project, rows: QuerySet[M], pk: int) -> M:
+    """A row of the project; the caller has the project through `get_project`, which checked the role."""
+    return get_object_or_404(rows.filter(project=project), pk=pk)

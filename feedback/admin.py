@@ -1,0 +1,178 @@
+"""Staff's window on what people say. Judgements and the audit trail are read-only: lineage is not edited."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.auth.admin import UserAdmin
+from django.db.models import Model
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy as _
+
+from feedback.models import (
+    AuditEntry,
+    Comparison,
+    DataImport,
+    Guideline,
+    Invitation,
+    Membership,
+    Preference,
+    Project,
+    Prompt,
+    User,
+)
+
+
+class ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]  # Django has no runtime generics here
+    """Rows that are looked at: nobody adds, changes or deletes them by hand."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+
+def page_link(name: str, *args: Any) -> SafeString:
+    """A link from a row of the admin to the page made for it."""
+    return format_html('<a href="{}">{}</a>', reverse(name, args=args), _("Open"))
+
+
+@admin.register(User)
+class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
+    list_display = ("username", "is_active", "is_staff", "simulated", "last_login")
+    list_filter = ("is_active", "is_staff", "is_superuser", "simulated")
+    fieldsets = (
+        (None, {"fields": ("username", "password")}),
+        (_("What they may do"), {"fields": ("is_active", "is_staff", "is_superuser", "simulated")}),
+        (_("Important dates"), {"fields": ("last_login", "date_joined")}),
+    )
+    readonly_fields = ("last_login", "date_joined")
+
+
+@admin.register(Project)
+class ProjectAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ("name", "slug", "overlap", "created_at", "archived_at", "page")
+    search_fields = ("name", "slug")
+    list_filter = ("archived_at",)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """A project is archived: deleting it would take its judgements and versions along."""
+        return False
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Date and time are two inputs, and Django's label names neither."""
+        field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if field is not None and db_field.name == "archived_at":
+            for widget, label in zip(
+                field.widget.widgets, (_("Archived, date"), _("Archived, time")), strict=True
+            ):
+                widget.attrs["aria-label"] = label
+        return field
+
+    @admin.display(description=_("page"))
+    def page(self, project: Project) -> SafeString:
+        return page_link("loop", project.slug)
+
+
+@admin.register(Membership)
+class MembershipAdmin(ReadOnly):
+    """Changed on the people page, which keeps the last admin and writes the audit trail."""
+
+    list_display = ("user", "project", "role", "created_at", "page")
+    list_select_related = ("user", "project")
+    list_filter = ("role", "project")
+    search_fields = ("user__username",)
+
+    @admin.display(description=_("page"))
+    def page(self, membership: Membership) -> SafeString:
+        return page_link("people", membership.project.slug)
+
+
+@admin.register(Invitation)
+class InvitationAdmin(ReadOnly):
+    list_display = ("project", "role", "note", "created_by", "created_at", "expires_at", "used_by")
+    list_select_related = ("project", "created_by", "used_by")
+    list_filter = ("role", "project")
+    exclude = ("token_hash",)
+
+
+@admin.register(Guideline)
+class GuidelineAdmin(ReadOnly):
+    list_display = ("project", "version", "author", "created_at")
+    list_select_related = ("project", "author")
+    list_filter = ("project",)
+
+
+@admin.register(DataImport)
+class DataImportAdmin(ReadOnly):
+    list_display = ("id", "project", "file_name", "format", "state", "created_by", "created_at", "page")
+    list_select_related = ("project", "created_by")
+    list_filter = ("state", "format", "project")
+    search_fields = ("file_name", "sha256")
+
+    @admin.display(description=_("page"))
+    def page(self, data_import: DataImport) -> SafeString:
+        return page_link("import_detail", data_import.project.slug, data_import.pk)
+
+
+@admin.register(Prompt)
+class PromptAdmin(ReadOnly):
+    list_display = ("id", "project", "split", "source", "external_id", "created_at", "page")
+    list_select_related = ("project",)
+    list_filter = ("split", "project")
+    search_fields = ("external_id", "source")
+    show_full_result_count = False
+
+    @admin.display(description=_("page"))
+    def page(self, prompt: Prompt) -> SafeString:
+        return page_link("prompt_detail", prompt.project.slug, prompt.pk)
+
+
+@admin.register(Comparison)
+class ComparisonAdmin(ReadOnly):
+    list_display = ("id", "project", "purpose", "state", "overlap", "priority", "created_at", "page")
+    list_select_related = ("project",)
+    list_filter = ("purpose", "state", "project")
+    show_full_result_count = False
+
+    @admin.display(description=_("page"))
+    def page(self, comparison: Comparison) -> SafeString:
+        return page_link("prompt_detail", comparison.project.slug, comparison.prompt_id)
+
+
+@admin.register(Preference)
+class PreferenceAdmin(ReadOnly):
+    list_display = (
+        "id",
+        "comparison",
+        "annotator",
+        "strength",
+        "acceptability",
+        "withdrawn",
+        "late",
+        "simulated",
+        "imported",
+        "created_at",
+    )
+    list_select_related = ("comparison", "annotator")
+    list_filter = ("imported", "simulated", "withdrawn", "late", "strength", "comparison__project")
+    search_fields = ("annotator__username",)
+    show_full_result_count = False
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(ReadOnly):
+    list_display = ("id", "at", "actor", "project", "action", "target")
+    list_select_related = ("actor", "project")
+    list_filter = ("action", "project")
+    search_fields = ("target", "actor__username")
+    date_hierarchy = "at"
+    show_full_result_count = False

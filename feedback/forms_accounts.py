@@ -1,0 +1,128 @@
+"""Forms of accounts, people and projects."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from django import forms
+from django.contrib.auth.forms import UserCreationForm
+from django.core.exceptions import ValidationError
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from feedback.models import Guideline, Invitation, Membership, Project, User
+
+IMPORTED_PREFIX = "imported-"
+HIDDEN_CATEGORIES = {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}
+"""Control, format (bidi, zero width), private, surrogate, unassigned, line and paragraph separators."""
+LOOK_ALIKE_SCRIPTS = {"LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE"}
+
+
+def refuse_hidden_characters(text: str) -> None:
+    """Raise when a name holds a character that does not show, or that turns the reading direction."""
+    for character in text:
+        if unicodedata.category(character) in HIDDEN_CATEGORIES:
+            code_point = f"U+{ord(character):04X}"
+            raise ValidationError(
+                _("The character %(code_point)s cannot be part of a name."), params={"code_point": code_point}
+            )
+
+
+def refuse_mixed_scripts(text: str) -> None:
+    """Raise when letters come from scripts that look alike: `аnna` with a Cyrillic а is not `anna`."""
+    first_words = {unicodedata.name(character, "").split(" ")[0] for character in text if character.isalpha()}
+    scripts = sorted(first_words & LOOK_ALIKE_SCRIPTS)
+    if len(scripts) > 1:
+        raise ValidationError(
+            _("The name mixes letters that look alike (%(scripts)s)."), params={"scripts": ", ".join(scripts)}
+        )
+
+
+class AccountForm(UserCreationForm):  # type: ignore[type-arg]  # Django has no runtime generics here
+    """A new account: user name (kept in NFKC, unique whatever the case) and password."""
+
+    class Meta:
+        model = User
+        fields = ("username",)
+
+    def clean_username(self) -> str:
+        username = super().clean_username() or ""
+        refuse_hidden_characters(username)
+        refuse_mixed_scripts(username)
+        if username.casefold().startswith(IMPORTED_PREFIX):
+            raise ValidationError(_("Names that start with “%s” are kept for imports.") % IMPORTED_PREFIX)
+        return username
+
+
+class InvitationForm(forms.ModelForm):  # type: ignore[type-arg]  # Django has no runtime generics here
+    class Meta:
+        model = Invitation
+        fields = ("role", "note")
+        help_texts = {"note": gettext_lazy("So that you know later whom the link was for.")}
+
+    def clean_note(self) -> str:
+        note: str = self.cleaned_data["note"]
+        refuse_hidden_characters(note)
+        return note
+
+
+class RoleForm(forms.ModelForm):  # type: ignore[type-arg]  # Django has no runtime generics here
+    class Meta:
+        model = Membership
+        fields = ("role",)
+
+
+class ProjectForm(forms.ModelForm):  # type: ignore[type-arg]  # Django has no runtime generics here
+    """What can be changed later. The address (slug) cannot: links would break."""
+
+    class Meta:
+        model = Project
+        fields = ("name", "question", "overlap")
+        help_texts = {
+            "question": gettext_lazy("Stands above each comparison."),
+            "overlap": gettext_lazy(
+                "How many people judge each comparison, 1 to 50. Holds for comparisons put up from now on."
+            ),
+        }
+
+    def clean_name(self) -> str:
+        name = unicodedata.normalize("NFKC", self.cleaned_data["name"]).strip()
+        refuse_hidden_characters(name)
+        return name
+
+    def clean_overlap(self) -> int:
+        overlap: int = self.cleaned_data["overlap"]
+        if not 1 <= overlap <= 50:
+            raise ValidationError(_("Between 1 and 50, got %s.") % overlap)
+        return overlap
+
+
+class NewProjectForm(ProjectForm):
+    class Meta:
+        model = Project
+        fields = ("name", "slug", "question", "overlap")
+        help_texts = {
+            **ProjectForm.Meta.help_texts,
+            "slug": gettext_lazy("Part of the project's links: small letters, digits and hyphens."),
+        }
+
+    def clean_slug(self) -> str:
+        return str(self.cleaned_data["slug"]).lower()
+
+
+class GuidelineForm(forms.ModelForm):  # type: ignore[type-arg]  # Django has no runtime generics here
+    class Meta:
+        model = Guideline
+        fields = ("text",)
+        widgets = {"text": forms.Textarea(attrs={"rows": 20})}
+        help_texts = {
+            "text": gettext_lazy("Markdown: headings, lists, quotes, links. HTML and pictures are left out.")
+        }
+
+    def clean_text(self) -> str:
+        text: str = self.cleaned_data["text"]
+        if "\x00" in text:
+            raise ValidationError(
+                _("The character %(code_point)s cannot be part of a text."), params={"code_point": "U+0000"}
+            )
+        return text

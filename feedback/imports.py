@@ -1,0 +1,255 @@
+"""An uploaded file becomes rows: received, checked from end to end, then written in short transactions.
+
+Two passes, because one bad row must stop the whole file before anything is written, while one long
+transaction would stop everybody who judges meanwhile. A killed import goes on after the last line it wrote:
+progress moves in the transaction that writes. Cancelling or losing the claim ends it at the next batch by the
+same compare-and-set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from io import FileIO
+from pathlib import Path
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import F
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from feedback.exchange import Row, read_rows, recognise
+from feedback.imported_rows import importer_of, write_rows
+from feedback.lines import BadFile, BadRow, open_stream
+from feedback.models import AuditEntry, DataImport, Project, User
+
+State = DataImport.State
+BATCH_ROWS, LEAST_BATCH_ROWS = 100, 50
+HOLD_SECONDS = 0.08
+"""How long a batch may keep SQLite's one write lock."""
+PAUSE_SECONDS = 0.02
+MAX_ERRORS_SHOWN = 100
+MAX_BAD_ROWS = 1000
+"""Where checking stops when bad rows are not skipped: the format is wrong, not the rows."""
+MAX_ATTEMPTS = 3
+BEAT_SECONDS = 1.0
+LEASE_SECONDS = 60
+
+
+class Lost(Exception):
+    """The import was cancelled, or another worker has taken it over."""
+
+
+# --- receiving --------------------------------------------------------------------------------------
+
+
+def receive(
+    project: Project,
+    chunks: Iterable[bytes],
+    *,
+    file_name: str,
+    format: str,
+    options: dict[str, object],
+    skip_bad_rows: bool,
+    actor: User,
+) -> DataImport:
+    """Store the file under ARTIFACT_ROOT and queue its import. `format` "" is recognised by content.
+
+    Raises BadFile for what no import can read. The caller rings the worker when the transaction is through.
+    """
+    folder: Path = settings.ARTIFACT_ROOT / "imports"
+    folder.mkdir(parents=True, exist_ok=True)
+    digest, size = hashlib.sha256(), 0
+    descriptor, name = tempfile.mkstemp(dir=folder, prefix="upload-")
+    aside = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            for chunk in chunks:
+                size += len(chunk)
+                if size > settings.IMPORT_MAX_BYTES:
+                    raise BadFile(_("file over %d MiB") % (settings.IMPORT_MAX_BYTES // 1024**2))
+                digest.update(chunk)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        with aside.open("rb", buffering=0) as raw, open_stream(raw, settings.IMPORT_MAX_BYTES) as stream:
+            format = format or recognise(stream, file_name)
+        with transaction.atomic():
+            data_import = DataImport.objects.create(
+                project=project,
+                file_name=file_name[:200],
+                sha256=digest.hexdigest(),
+                size=size,
+                format=format,
+                options=options,
+                skip_bad_rows=skip_bad_rows,
+                created_by=actor,
+            )
+            AuditEntry.record(actor, "import.uploaded", data_import, sha256=data_import.sha256, size=size)
+            aside.replace(data_import.path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return data_import
+
+
+def cancel(data_import: DataImport, *, actor: User) -> bool:
+    """Stop it at the next batch; what is written stays, and importing the file again goes on from there."""
+    rows = DataImport.objects.filter(pk=data_import.pk, state__in=(State.QUEUED, State.RUNNING))
+    with transaction.atomic():
+        if not rows.update(state=State.CANCELLED, finished_at=timezone.now()):
+            return False
+        AuditEntry.record(actor, "import.cancelled", data_import)
+    return True
+
+
+# --- running ----------------------------------------------------------------------------------------
+
+
+class Claim:
+    """This worker's hold on the import: every change goes through it and fails once it is lost."""
+
+    def __init__(self, data_import: DataImport) -> None:
+        self.row = data_import
+        self.attempt = data_import.attempt
+        self.last_beat = time.monotonic()
+
+    def change(self, **fields: object) -> None:
+        mine = DataImport.objects.filter(pk=self.row.pk, state=State.RUNNING, attempt=self.attempt)
+        if not mine.update(heartbeat_at=timezone.now(), **fields):
+            raise Lost
+        self.last_beat = time.monotonic()
+
+    def due(self) -> bool:
+        return time.monotonic() - self.last_beat > BEAT_SECONDS
+
+
+def run_import(data_import: DataImport) -> None:
+    """Import the file if it still waits and nobody else has it. Safe to call twice, late, or at once."""
+    waiting = DataImport.objects.filter(pk=data_import.pk, state=State.QUEUED)
+    if not waiting.update(state=State.RUNNING, attempt=F("attempt") + 1, heartbeat_at=timezone.now()):
+        return
+    data_import.refresh_from_db()
+    claim = Claim(data_import)
+    try:
+        if data_import.last_line > 0 or check(claim):
+            write(claim)
+    except BadFile as problem:
+        fail(claim, [{"line": 0, "reason": str(problem)}])
+    except Lost:
+        return
+
+
+def fail(claim: Claim, errors: list[dict[str, object]]) -> None:
+    claim.change(state=State.FAILED, errors=errors, finished_at=timezone.now())
+
+
+@contextmanager
+def rows_of(data_import: DataImport) -> Iterator[tuple[Iterator[Row | BadRow], FileIO]]:
+    """The rows of the stored file, and the raw file whose `tell()` is the progress."""
+    ignore_extra = bool(data_import.options.get("ignore_extra"))
+    with (
+        data_import.path.open("rb", buffering=0) as raw,
+        open_stream(raw, settings.IMPORT_MAX_BYTES) as stream,
+    ):
+        yield read_rows(stream, data_import.format, ignore_extra=ignore_extra), raw
+
+
+def check(claim: Claim) -> bool:
+    """Read every row, write none. False, with the import failed, when there are bad rows nobody skips."""
+    data_import = claim.row
+    with data_import.path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != data_import.sha256:
+            raise BadFile(_("the stored file is damaged: its sha256 is not that of the upload"))
+    good = bad = 0
+    errors: list[dict[str, object]] = []
+    with rows_of(data_import) as (rows, raw):
+        for row in rows:
+            if isinstance(row, BadRow):
+                bad += 1
+                if len(errors) < MAX_ERRORS_SHOWN:
+                    errors.append({"line": row.line, "reason": row.reason})
+                if bad >= MAX_BAD_ROWS and not data_import.skip_bad_rows:
+                    break
+            else:
+                good += 1
+            if claim.due():
+                claim.change(
+                    bytes_read=raw.tell() // 2, errors=errors, counts={"rows": good + bad, "bad_rows": bad}
+                )
+    if good + bad == 0:
+        raise BadFile(_("No rows found in %s") % data_import.file_name)
+    claim.change(
+        bytes_read=data_import.size // 2, errors=errors, counts={"rows": good + bad, "bad_rows": bad}
+    )
+    if bad and not data_import.skip_bad_rows:
+        fail(claim, errors)
+        return False
+    return True
+
+
+def write(claim: Claim) -> None:
+    """Write the good rows after `last_line`, batch by batch."""
+    data_import = claim.row
+    data_import.refresh_from_db()
+    counts = Counter(data_import.counts)
+    importer = importer_of(data_import.project)
+    with rows_of(data_import) as (rows, raw):
+        batch: list[Row] = []
+        size = BATCH_ROWS
+        for row in rows:
+            if isinstance(row, BadRow):
+                if not data_import.skip_bad_rows:
+                    raise BadFile(_("the stored file changed while it was read"))
+                continue
+            if row.line <= data_import.last_line:
+                continue
+            batch.append(row)
+            if len(batch) >= size:
+                size = write_batch(claim, importer, batch, counts, read=raw.tell())
+                batch = []
+        if batch:
+            write_batch(claim, importer, batch, counts, read=raw.tell())
+    with transaction.atomic():
+        claim.change(state=State.DONE, bytes_read=data_import.size, finished_at=timezone.now())
+        AuditEntry.record(data_import.created_by, "import.done", data_import, **counts)
+
+
+def write_batch(claim: Claim, importer: User, batch: list[Row], counts: Counter[str], *, read: int) -> int:
+    """One short transaction; how many rows the next one may take.
+
+    SQLite lets one writer in at a time, and one who waits asks ever more rarely, at first every 25 ms. So a
+    batch that held the lock for long makes the next one smaller, and the pause leaves time to be asked in.
+    """
+    started = time.monotonic()
+    data_import = claim.row
+    with transaction.atomic():
+        # The row lock of this update fences the batch: a cancel or take-over comes wholly before or after.
+        claim.change(last_line=batch[-1].line)
+        # Imports of one project take turns; judging does not lock the project's row.
+        Project.objects.select_for_update(no_key=True).get(pk=data_import.project_id)
+        counts += write_rows(data_import, importer, batch)
+        claim.change(counts=dict(counts), bytes_read=(data_import.size + read) // 2)
+    if connection.vendor != "sqlite":
+        return BATCH_ROWS
+    held = time.monotonic() - started
+    time.sleep(PAUSE_SECONDS)
+    return max(LEAST_BATCH_ROWS, min(BATCH_ROWS, int(len(batch) * HOLD_SECONDS / held)))
+
+
+def take_back() -> list[int]:
+    """Queue the imports of dead workers again; ids of all that wait. Those that died three times fail."""
+    limit = timezone.now() - timedelta(seconds=LEASE_SECONDS)
+    dead = DataImport.objects.filter(state=State.RUNNING, heartbeat_at__lt=limit)
+    gave_up = _("stopped %d times without a result: the worker's log says why") % MAX_ATTEMPTS
+    dead.filter(attempt__gte=MAX_ATTEMPTS).update(
+        state=State.FAILED, errors=[{"line": 0, "reason": gave_up}], finished_at=timezone.now()
+    )
+    dead.update(state=State.QUEUED)
+    return list(DataImport.objects.filter(state=State.QUEUED).order_by("pk").values_list("pk", flat=True))

@@ -1,0 +1,353 @@
+"""Who judges what next: claim, renew, submit, skip, undo.
+
+The rules, all kept in the database:
+
+- Live leases plus judgements of a comparison never exceed its overlap. Only a late submit may go beyond it:
+  a person's finished work is kept, marked `late`, rather than thrown away.
+- Nobody judges a comparison twice: one person has one assignment in it, whose shown order is drawn once.
+- A lease that ran out is taken back by whoever claims next; no sweeper is needed.
+
+Every verb is one transaction. On SQLite it is IMMEDIATE, so verbs run one after the other; elsewhere rows are
+locked in the order user, comparison, assignment. `now` is read after the lock is held: a clock read while
+waiting for a lock could revive a lease that somebody else has taken over meanwhile.
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import Count, Exists, F, Min, OuterRef, Q, Subquery
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+
+from feedback.models import Assignment, Comparison, ComparisonQuerySet, Preference, Project, User
+
+LEASED, JUDGED = Assignment.State.LEASED, Assignment.State.JUDGED
+SKIPPED, EXPIRED = Assignment.State.SKIPPED, Assignment.State.EXPIRED
+BROUGHT_IN: list[int] = []
+"""The shown order of an imported judgement: its importer never saw the pair and cannot take it back."""
+UNDO_WITHIN = timedelta(hours=24)
+"""Older judgements stay: others have built on them."""
+
+
+class KeyReused(Exception):
+    """An idempotency key came back with another answer than the one recorded under it."""
+
+
+# --- what is free -----------------------------------------------------------------------------------
+
+
+def live(now: datetime) -> Q:
+    """Assignments whose lease still runs."""
+    return Q(state=LEASED, lease_expires_at__gt=now)
+
+
+def with_free_slots(now: datetime) -> ComparisonQuerySet:
+    """Open comparisons with fewer judgements and live leases than their overlap."""
+    taken = Assignment.objects.filter(Q(state=JUDGED) | live(now), comparison=OuterRef("pk"))
+    count = taken.order_by().values("comparison").annotate(count=Count("pk")).values("count")
+    return Comparison.objects.open().alias(taken=Coalesce(Subquery(count), 0)).filter(taken__lt=F("overlap"))
+
+
+def closed_by(annotator: User) -> Exists:
+    """Whether the annotator has judged or skipped the comparison."""
+    rows = Assignment.objects.filter(comparison=OuterRef("pk"), annotator=annotator)
+    return Exists(rows.filter(state__in=(JUDGED, SKIPPED)))
+
+
+def queue_for(project: Project, annotator: User, now: datetime) -> ComparisonQuerySet:
+    """What the annotator may claim, in order: a walk of the index `comparison_queue` to the first fit."""
+    rows = with_free_slots(now).filter(~closed_by(annotator), project=project)
+    return rows.order_by("-priority", "shuffle")
+
+
+class Waiting(NamedTuple):
+    """Why there is nothing to claim."""
+
+    comparisons: int
+    """Put up in the project and not withdrawn."""
+    done: int
+    mine: int
+    """Open ones that this annotator has judged or skipped: they need somebody else."""
+    with_others: int
+    """Open ones that are in other people's hands right now."""
+    back_at: datetime | None
+    """When the first of these leases ends, unless it is renewed."""
+
+
+def waiting(project: Project, annotator: User, *, now: datetime | None = None) -> Waiting:
+    """The facts for the page that has nothing to show."""
+    now = now or timezone.now()
+    put_up = Comparison.objects.filter(project=project).exclude(state=Comparison.State.WITHDRAWN)
+    count = put_up.aggregate(all=Count("pk"), done=Count("pk", filter=Q(state=Comparison.State.DONE)))
+    mine = put_up.open().filter(closed_by(annotator)).count()
+    held = put_up.open().filter(~closed_by(annotator))
+    back_at = Assignment.objects.filter(live(now), comparison__in=held).aggregate(at=Min("lease_expires_at"))
+    return Waiting(count["all"], count["done"], mine, held.count(), back_at["at"])
+
+
+# --- claim and renew --------------------------------------------------------------------------------
+
+
+def locks_rows() -> bool:
+    """False on SQLite, where an IMMEDIATE transaction has locked everything already."""
+    return connection.features.has_select_for_update
+
+
+def hold(annotator: User) -> None:
+    """One verb at a time per person, so that two tabs opened together share one lease."""
+    if locks_rows():
+        list(User.objects.select_for_update(no_key=True).filter(pk=annotator.pk).values_list("pk"))
+
+
+def lease_end(now: datetime) -> datetime:
+    return now + timedelta(seconds=settings.LEASE_SECONDS)
+
+
+def claim(project: Project, annotator: User, *, now: datetime | None = None) -> Assignment | None:
+    """The annotator's live lease, renewed, or else one on the next comparison; None when nothing is free.
+
+    Inside a transaction that holds locks already it does not wait for others' locks: two such could wait for
+    each other. Whoever gets None there asks again outside.
+    """
+    patient = not connection.in_atomic_block
+    with transaction.atomic():
+        hold(annotator)
+        now = now or timezone.now()
+        mine = Assignment.objects.filter(live(now), annotator=annotator, comparison__project=project)
+        mine = mine.exclude(comparison__state=Comparison.State.WITHDRAWN)
+        # After an undo there are two: the one just taken back is the later lease and comes first.
+        held = mine.order_by("-lease_expires_at", "-pk").first()
+        if held is not None:
+            held.lease_expires_at = lease_end(now)
+            held.save(update_fields=["lease_expires_at"])
+            return held
+        # A locked comparison may be free a moment later, so before saying "nothing left" wait for the locks.
+        for skip_locked in (True, False) if patient and locks_rows() else (True,):
+            queue = queue_for(project, annotator, now).select_for_update(skip_locked=skip_locked)
+            while (comparison := queue.first()) is not None:
+                # Its last slot may have gone between our reading and our lock: ask again, under the lock.
+                if not locks_rows() or with_free_slots(now).filter(pk=comparison.pk).exists():
+                    return lease(comparison, annotator, now)
+    return None
+
+
+def lease(comparison: Comparison, annotator: User, now: datetime) -> Assignment:
+    """Give the comparison, whose lock is held and which has a free slot, to the annotator."""
+    again = None
+    for assignment in Assignment.objects.filter(comparison=comparison):
+        if assignment.annotator_id == annotator.pk:
+            again = assignment
+        elif assignment.state == LEASED and assignment.lease_expires_at <= now:
+            close(assignment, EXPIRED, assignment.lease_expires_at)
+    if again is not None:
+        return reopen(again, now)
+    return Assignment.objects.create(
+        comparison=comparison,
+        annotator=annotator,
+        shown_order=draw_order(),
+        lease_expires_at=lease_end(now),
+    )
+
+
+def draw_order() -> list[int]:
+    """Which candidate is shown left: a coin that neither annotators nor importers can foresee."""
+    return secrets.choice(([0, 1], [1, 0]))
+
+
+def reopen(assignment: Assignment, now: datetime) -> Assignment:
+    """A new lease of the same row. The shown order stays: a form still open elsewhere means what it shows."""
+    assignment.state = LEASED
+    assignment.fencing_token += 1
+    assignment.lease_expires_at = lease_end(now)
+    assignment.closed_at = None
+    assignment.skip_reason = ""
+    assignment.save()
+    return assignment
+
+
+def locked(assignment: Assignment, annotator: User) -> Assignment:
+    """The row as it stands now, with person, comparison and row locked."""
+    hold(annotator)
+    if locks_rows():
+        list(Comparison.objects.select_for_update().filter(pk=assignment.comparison_id).values_list("pk"))
+    rows = Assignment.objects.select_for_update(of=("self",)).select_related("comparison__project")
+    return rows.get(pk=assignment.pk, annotator=annotator)
+
+
+def renew(
+    assignment: Assignment, annotator: User, *, fencing_token: int, now: datetime | None = None
+) -> Assignment | None:
+    """Extend the lease. One that ran out is revived while its slot is free; None when it is lost."""
+    with transaction.atomic():
+        assignment = locked(assignment, annotator)
+        now = now or timezone.now()
+        if assignment.state not in (LEASED, EXPIRED) or assignment.fencing_token != fencing_token:
+            return None
+        runs = assignment.state == LEASED and assignment.lease_expires_at > now
+        if not runs and not with_free_slots(now).filter(pk=assignment.comparison_id).exists():
+            return None
+        assignment.state = LEASED
+        assignment.lease_expires_at = lease_end(now)
+        assignment.closed_at = None
+        assignment.save()
+        return assignment
+
+
+def release(project: Project, annotator: User) -> int:
+    """Give all leases of a person who leaves back at once; how many there were."""
+    with transaction.atomic():
+        hold(annotator)
+        now = timezone.now()
+        held = Assignment.objects.filter(live(now), annotator=annotator, comparison__project=project)
+        return held.update(state=EXPIRED, lease_expires_at=now, closed_at=now)
+
+
+# --- submit, skip, undo -----------------------------------------------------------------------------
+
+
+def submit(
+    assignment: Assignment,
+    annotator: User,
+    *,
+    fencing_token: int,
+    strength: int,
+    acceptability: str,
+    key: str,
+    body_hash: str,
+    active_ms: int | None = None,
+    flags: Sequence[str] = (),
+    comment: str = "",
+    now: datetime | None = None,
+) -> Preference:
+    """Record a judgement, once.
+
+    `strength` runs from -3 (the left one much better) to 3 (the right one), as shown. The same key and body
+    again return the recorded row; so does another form for a comparison already judged. Raises KeyReused
+    when the key comes with another body.
+    """
+    with transaction.atomic():
+        assignment = locked(assignment, annotator)
+        now = now or timezone.now()
+        recorded = Preference.objects.filter(idempotency_key=key).first()
+        if recorded is not None:
+            if (recorded.assignment_id, recorded.body_hash) != (assignment.pk, body_hash):
+                raise KeyReused(key)
+            return recorded
+        last = assignment.preferences.order_by("-pk").first()
+        if assignment.state == JUDGED and last is not None:
+            return last
+        in_time = assignment.state == LEASED and assignment.lease_expires_at > now
+        guideline = assignment.comparison.project.guideline()
+        preference = Preference.objects.create(
+            assignment=assignment,
+            comparison=assignment.comparison,
+            annotator=annotator,
+            strength=strength if assignment.shown_order == [0, 1] else -strength,
+            acceptability=acceptability,
+            flags=list(flags),
+            comment=comment,
+            shown_order=assignment.shown_order,
+            guideline=guideline,
+            active_ms=active_ms,
+            idempotency_key=key,
+            body_hash=body_hash,
+            supersedes=last,
+            late=not in_time or assignment.fencing_token != fencing_token,
+            simulated=annotator.simulated,
+        )
+        close(assignment, JUDGED, now)
+        settle(assignment.comparison)
+        return preference
+
+
+def close(assignment: Assignment, state: Assignment.State, now: datetime, *, skip_reason: str = "") -> None:
+    assignment.state = state
+    assignment.closed_at = now
+    assignment.skip_reason = skip_reason
+    assignment.save()
+
+
+def settle(comparison: Comparison) -> None:
+    """DONE when enough have judged, OPEN again after an undo; a withdrawn comparison stays withdrawn."""
+    judged = Assignment.objects.filter(comparison=comparison, state=JUDGED).count()
+    state = Comparison.State.DONE if judged >= comparison.overlap else Comparison.State.OPEN
+    rows = Comparison.objects.filter(pk=comparison.pk).exclude(state__in=(state, Comparison.State.WITHDRAWN))
+    rows.update(state=state)
+
+
+def skip(
+    assignment: Assignment, annotator: User, *, fencing_token: int, reason: str, now: datetime | None = None
+) -> Assignment:
+    """Pass the comparison on to somebody else. A form older than the present lease changes nothing."""
+    with transaction.atomic():
+        assignment = locked(assignment, annotator)
+        now = now or timezone.now()
+        if assignment.state in (LEASED, EXPIRED) and assignment.fencing_token == fencing_token:
+            close(assignment, SKIPPED, now, skip_reason=reason)
+        return assignment
+
+
+def last_closed(project: Project, annotator: User, *, now: datetime | None = None) -> Assignment | None:
+    """What an undo would take back: the annotator's latest judgement or skip of the last day."""
+    since = (now or timezone.now()) - UNDO_WITHIN
+    rows = Assignment.objects.filter(
+        annotator=annotator, state__in=(JUDGED, SKIPPED), closed_at__gt=since, comparison__project=project
+    )
+    rows = rows.exclude(comparison__state=Comparison.State.WITHDRAWN).exclude(shown_order=BROUGHT_IN)
+    return rows.order_by("-closed_at", "-pk").first()
+
+
+def undo(
+    project: Project,
+    annotator: User,
+    *,
+    assignment: Assignment | None = None,
+    now: datetime | None = None,
+) -> Assignment | None:
+    """Take back the latest judgement or skip, or the one of `assignment`, and show its comparison again.
+
+    A judgement stays on record under a withdrawal row. None when there is nothing to take back: too old,
+    taken back already, or a skipped comparison that somebody else has taken on.
+    """
+    with transaction.atomic():
+        hold(annotator)
+        chosen = assignment or last_closed(project, annotator, now=now)
+        if chosen is None:
+            return None
+        chosen = locked(chosen, annotator)
+        now = now or timezone.now()
+        if chosen.closed_at is None or chosen.closed_at <= now - UNDO_WITHIN:
+            return None
+        if chosen.comparison.state == Comparison.State.WITHDRAWN or chosen.state not in (JUDGED, SKIPPED):
+            return None
+        if chosen.shown_order == BROUGHT_IN:
+            return None
+        if chosen.state == SKIPPED:
+            free = with_free_slots(now).filter(pk=chosen.comparison_id).exists()
+            return reopen(chosen, now) if free else None
+        withdraw(chosen)
+        reopen(chosen, now)
+        settle(chosen.comparison)
+        return chosen
+
+
+def withdraw(assignment: Assignment) -> None:
+    """The row that says: this judgement counts no more."""
+    recorded = assignment.preferences.order_by("-pk")[0]
+    Preference.objects.create(
+        assignment=assignment,
+        comparison=assignment.comparison,
+        annotator=recorded.annotator,
+        shown_order=recorded.shown_order,
+        idempotency_key=f"undo-{uuid.uuid4()}",
+        supersedes=recorded,
+        withdrawn=True,
+        simulated=recorded.simulated,
+    )

@@ -1,0 +1,22 @@
+"""Background work on what people say: imports. A task carries an id, may come twice, late or never."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from feedback import imports
+from feedback.models import DataImport
+
+
+@shared_task(time_limit=4 * 3600)
+def run_import(import_id: int) -> None:
+    data_import = DataImport.objects.select_related("project").filter(pk=import_id).first()
+    if data_import is not None:
+        imports.run_import(data_import)
+
+
+@shared_task(time_limit=60)
+def sweep_imports() -> None:
+    """Ring again for imports that wait, and take back those whose worker died."""
+    for import_id in imports.take_back():
+        run_import.delay(import_id)

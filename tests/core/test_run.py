@@ -1,0 +1,351 @@
+"""The run directory's promises: whatever kills the trainer, the next start ends with the same bytes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from tests.core import drive, tiny
+from training.core import __main__ as trainer
+from training.core import configs, metrics, protocol
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sft": {"epochs": 4, "batch_tokens": 256, "evaluate_every": 3, "checkpoint_every": 2},
+    "reward_model": {"epochs": 2, "batch_pairs": 8, "learning_rate": 1e-3, "checkpoint_every": 2},
+    "ppo": {
+        "steps": 4, "rollout_prompts": 8, "max_new_tokens": 8, "learning_rate": 3e-3, "kl_target": 1.0,
+        "checkpoint_every": 2, "sample_every": 2, "minibatches": 2,
+    },
+    "sample": {"completions_per_prompt": 3, "max_new_tokens": 8, "batch_size": 3},
+}  # fmt: skip
+KILLS = [
+    ("sft", 1),
+    ("sft", 3),
+    ("reward_model", 3),
+    ("reward_model", 8),
+    ("ppo", 1),
+    ("ppo", 3),
+    ("sample", 10),
+]
+
+
+@pytest.fixture(scope="session")
+def inputs(
+    tmp_path_factory: pytest.TempPathFactory, gpt2: Path, reward_model: Path
+) -> dict[str, dict[str, Path]]:
+    """The inputs of each kind."""
+    folder = tmp_path_factory.mktemp("inputs")
+    demonstrations = tiny.write_rows(folder / "d.jsonl", tiny.demonstrations(24))
+    preferences = tiny.write_rows(folder / "p.jsonl", tiny.preferences(40))
+    prompts = tiny.write_rows(folder / "q.jsonl", tiny.prompts())
+    return {
+        "sft": {"policy": gpt2, "snapshot": demonstrations},
+        "reward_model": {"policy": gpt2, "snapshot": preferences},
+        "ppo": {"policy": gpt2, "reference": gpt2, "reward_model": reward_model, "prompts": prompts},
+        "sample": {"policy": gpt2, "prompts": prompts, "reward_model": reward_model},
+    }
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, dict[str, Path]]) -> dict[str, Path]:
+    """A finished, undisturbed run of each kind."""
+    folder = tmp_path_factory.mktemp("whole")
+    made = {kind: tiny.run_dir(folder / kind, kind, SETTINGS[kind], inputs[kind]) for kind in SETTINGS}
+    for run_dir in made.values():
+        assert drive.run(run_dir) == {"status": "done"}, drive.events(run_dir, "error")
+    return made
+
+
+Fresh = tuple[str, Path, Path]
+
+
+def same(one: Path, other: Path) -> None:
+    """Equal output to the byte, equal metrics at every step."""
+    assert protocol.verify(one / "output") == protocol.verify(other / "output")
+    assert drive.steady(drive.metrics(one)) == drive.steady(drive.metrics(other))
+
+
+# --- whatever happens, the same bytes (item 60) -----------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "step"), KILLS)
+def test_a_killed_run_goes_on_to_the_same_output(
+    kind: str, step: int, whole: dict[str, Path], inputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tiny.run_dir(tmp_path / "run", kind, SETTINGS[kind], inputs[kind])
+    with monkeypatch.context() as patched:
+        drive.kill_at(patched, step)
+        with pytest.raises(drive.Killed):
+            trainer.main([str(made)])
+    assert protocol.read_outcome(made) is None and not (made / "output").exists()
+    assert drive.run(made) == {"status": "done"}
+    same(made, whole[kind])
+    resumed = [event for event in drive.events(made, "log") if "Resumed" in event["message"]]
+    assert len(resumed) == (step > 2)
+    assert len(protocol.checkpoints(made)) <= 2
+
+
+def test_another_seed_gives_another_output(whole: dict[str, Path], inputs: Any, tmp_path: Path) -> None:
+    made = tiny.run_dir(tmp_path / "run", "sample", SETTINGS["sample"], inputs["sample"], seed=1)
+    assert drive.run(made) == {"status": "done"}
+    assert protocol.verify(made / "output") != protocol.verify(whole["sample"] / "output")
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
+    whole: dict[str, Path], inputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tiny.run_dir(tmp_path / "run", "sft", SETTINGS["sft"], inputs["sft"])
+    with monkeypatch.context() as patched, pytest.raises(drive.Killed):
+        drive.kill_at(patched, 5)
+        trainer.main([str(made)])
+    newest, older = protocol.checkpoints(made)
+    held = bytearray((newest / "state.safetensors").read_bytes())
+    held[-5] ^= 1
+    (newest / "state.safetensors").write_bytes(held)
+    assert drive.run(made) == {"status": "done"}
+    assert f"{newest.name} is damaged" in drive.warnings(made)
+    resumed = f"Resumed from the checkpoint of step {int(older.name[5:])}."
+    assert any(event["message"] == resumed for event in drive.events(made, "log"))
+    same(made, whole["sft"])
+
+
+def test_checkpoints_are_safetensors_and_json_and_hold_no_pickle(whole: dict[str, Path]) -> None:
+    for run_dir in whole.values():
+        names = {path.name for path in (run_dir / "checkpoints").rglob("*") if path.is_file()}
+        assert names <= {"state.safetensors", "facts.json", "manifest.json"}
+    assert any((whole["ppo"] / "checkpoints").iterdir())
+
+
+def test_the_core_never_unpickles() -> None:
+    for path in Path(trainer.__file__).parent.glob("*.py"):
+        text = path.read_text()
+        assert not any(word in text for word in ("torch.load", "torch.save", "import pickle", "joblib")), path
+
+
+def test_a_half_written_checkpoint_or_output_is_removed(inputs: Any, tmp_path: Path) -> None:
+    made = tiny.run_dir(tmp_path / "run", "sample", SETTINGS["sample"], inputs["sample"])
+    for half in (made / ".output.part", made / "checkpoints" / ".step-000007.part"):
+        half.mkdir()
+        (half / "state.safetensors").write_bytes(b"half")
+    assert drive.run(made) == {"status": "done"}
+    assert sorted(path.name for path in (made / "output").iterdir()) == ["completions.jsonl", "manifest.json"]
+    assert not list(made.glob("**/*.part"))
+
+
+def test_half_a_line_of_a_killed_trainer_is_cut_off(inputs: Any, tmp_path: Path) -> None:
+    made = tiny.run_dir(tmp_path / "run", "sample", SETTINGS["sample"], inputs["sample"])
+    (made / "events.jsonl").write_text('{"type": "log", "message": "whole"}\n{"type": "metr')
+    assert drive.run(made) == {"status": "done"}
+    assert drive.events(made, "log")[0]["message"] == "whole"
+    assert drive.events(made, "phase")[0]["phase"] == "loading"
+
+
+# --- every metric has its sentence (item 62) --------------------------------------------------------
+
+
+def test_every_metric_is_described(whole: dict[str, Path]) -> None:
+    named = {name for run_dir in whole.values() for row in drive.metrics(run_dir).values() for name in row}
+    assert named <= metrics.METRICS.keys()
+    assert metrics.METRICS.keys() <= named
+
+
+def test_events_are_as_the_protocol_says(whole: dict[str, Path]) -> None:
+    for kind, run_dir in whole.items():
+        found, _ = protocol.read_events(run_dir, 0)
+        assert found[0]["type"] == "phase" and found[0]["phase"] == "loading"
+        assert {event["phase"] for event in drive.events(run_dir, "phase")} >= {"loading", "saving"}
+        steps = [event["step"] for event in drive.events(run_dir, "metrics")]
+        assert steps == sorted(steps) and steps[-1] == drive.events(run_dir, "metrics")[-1]["total_steps"], (
+            kind
+        )
+        for event in drive.events(run_dir, "sample"):
+            assert isinstance(event["messages"], list) and isinstance(event["completion"], str)
+
+
+def test_sample_writes_one_line_a_completion_prompt_after_prompt(whole: dict[str, Path]) -> None:
+    lines = list(protocol.read_jsonl(whole["sample"] / "output" / "completions.jsonl"))
+    assert [(line["prompt_id"], line["index"]) for line in lines] == [
+        (100 + prompt, index) for prompt in range(12) for index in range(3)
+    ]
+    for line in lines:
+        assert line["finish_reason"] in ("stop", "length") and isinstance(line["score"], float)
+        assert line["token_count"] <= 8 and line["logprob"] < 0
+        assert line["finish_reason"] == "stop" or line["token_count"] == 8
+
+
+# --- failures say what to do ------------------------------------------------------------------------
+
+
+def failed(run_dir: Path) -> dict[str, Any]:
+    outcome = drive.run(run_dir)
+    assert outcome["status"] == "failed" and outcome["message"] and outcome["hint"]
+    assert drive.events(run_dir, "error")[-1]["message"] == outcome["message"]
+    assert not (run_dir / "output").exists()
+    return outcome
+
+
+def test_a_bad_configuration_names_the_setting(inputs: Any, tmp_path: Path) -> None:
+    outcome = failed(tiny.run_dir(tmp_path / "run", "ppo", {"steps": 0, "clipp": 1}, inputs["ppo"]))
+    assert outcome["code"] == "bad_config"
+    assert "steps: between 1" in outcome["message"] and "did you mean 'clip'" in outcome["message"]
+
+
+def test_an_unknown_kind_and_another_version_are_refused(inputs: Any, tmp_path: Path) -> None:
+    assert failed(tiny.run_dir(tmp_path / "one", "alchemy", {}, inputs["sft"]))["code"] == "bad_config"
+    made = tiny.run_dir(tmp_path / "two", "sft", {}, inputs["sft"])
+    spec = json.loads((made / "spec.json").read_text())
+    (made / "spec.json").write_text(json.dumps({**spec, "version": 99}))
+    assert "version 1" in failed(made)["message"]
+
+
+@pytest.mark.parametrize("name", ["policy", "snapshot"])
+def test_inputs_that_changed_or_vanished_are_named(inputs: Any, tmp_path: Path, name: str) -> None:
+    copies = {
+        "policy": shutil.copytree(inputs["sft"]["policy"], tmp_path / "policy"),
+        "snapshot": Path(shutil.copy(inputs["sft"]["snapshot"], tmp_path / "snapshot.jsonl")),
+    }
+    made = tiny.run_dir(tmp_path / "run", "sft", {}, copies)
+    target = copies[name] / "config.json" if copies[name].is_dir() else copies[name]
+    target.write_bytes(target.read_bytes() + b" ")
+    outcome = failed(made)
+    assert outcome["code"] == "bad_input" and name in outcome["message"]
+    shutil.rmtree(copies[name]) if copies[name].is_dir() else copies[name].unlink()
+    assert "does not exist" in failed(made)["message"]
+
+
+def test_pickled_weights_fail_the_run(inputs: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(inputs["sft"]["policy"], tmp_path / "m")
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    made = tiny.run_dir(tmp_path / "run", "sft", {}, {**inputs["sft"], "policy": folder})
+    assert failed(made)["code"] == "unsafe_weights"
+
+
+def test_prompts_that_do_not_fit_fail_with_count_and_limit(inputs: Any, tmp_path: Path) -> None:
+    made = tiny.run_dir(tmp_path / "run", "sample", {"max_new_tokens": 95}, inputs["sample"])
+    outcome = failed(made)
+    assert outcome["code"] == "context_too_small"
+    assert "12 of 12 prompts are too long" in outcome["message"] and "96 tokens" in outcome["message"]
+
+
+def real_errors() -> Iterator[tuple[Exception, str]]:
+    """Errors as the machine really raises them."""
+    try:
+        with open("/dev/full", "w") as full:
+            full.write("x")
+    except OSError as error:
+        yield error, "disk_full"
+    try:
+        torch.empty(1 << 55)
+    except RuntimeError as error:
+        yield error, "out_of_memory"
+    yield OSError(errno.EDQUOT, "quota"), "disk_full"
+    yield configs.ConfigError({"steps": "too few"}), "bad_config"
+    yield protocol.ProtocolError("spec.json"), "bad_input"
+
+
+def test_real_errors_of_disk_and_memory_are_told_apart() -> None:
+    found = [(trainer.failure(error) or {}).get("code") for error, _ in real_errors()]
+    assert found == [code for _, code in real_errors()] and len(found) == 5
+    assert trainer.failure(ValueError("ours")) is None
+
+
+def test_a_fault_of_the_program_is_called_one(
+    inputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training.core import sft
+
+    monkeypatch.setattr(sft, "train", lambda job: iter([1 / 0]))
+    made = tiny.run_dir(tmp_path / "run", "sft", {}, inputs["sft"])
+    outcome = failed(made)
+    assert outcome["code"] == "unexpected" and "ZeroDivisionError" in outcome["message"]
+
+
+def test_a_finished_run_is_left_alone(whole: dict[str, Path]) -> None:
+    before = (whole["sample"] / "events.jsonl").read_bytes()
+    assert trainer.main([str(whole["sample"])]) == 0
+    assert (whole["sample"] / "events.jsonl").read_bytes() == before
+
+
+# --- real processes ---------------------------------------------------------------------------------
+
+
+def start(run_dir: Path, **environment: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "training.core", str(run_dir)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(event["step"] >= step for event in drive.events(run_dir, "metrics")):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no step {step}: exit code {process.poll()}, {protocol.read_outcome(run_dir)}")
+
+
+@pytest.mark.processes
+def test_kill_9_then_sigterm_then_the_same_output(inputs: Any, tmp_path: Path) -> None:
+    """One PPO run: killed, started, asked to stop, started again; against one that was left in peace."""
+    settings = {**SETTINGS["ppo"], "steps": 12, "checkpoint_every": 1}
+    peace = tiny.run_dir(tmp_path / "peace", "ppo", settings, inputs["ppo"])
+    assert drive.run(peace) == {"status": "done"}
+    made = tiny.run_dir(tmp_path / "run", "ppo", settings, inputs["ppo"])
+    process = start(made)
+    wait_for_step(made, 2, process)
+    process.kill()
+    process.wait()
+    assert protocol.read_outcome(made) is None
+    process = start(made)
+    wait_for_step(made, 4, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    outcome = protocol.read_outcome(made)
+    assert outcome in ({"status": "cancelled"}, {"status": "done"})
+    assert drive.run(made) == {"status": "done"}
+    same(made, peace)
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc through psutil's children")
+def test_the_trainer_dies_with_its_supervisor(inputs: Any, tmp_path: Path) -> None:
+    settings = {**SETTINGS["ppo"], "steps": 100_000}
+    made = tiny.run_dir(tmp_path / "run", "ppo", settings, inputs["ppo"])
+    code = (
+        "import os, subprocess, sys, time\n"
+        "env = {**os.environ, 'RLHF_SUPERVISOR_PID': str(os.getpid()), 'OMP_NUM_THREADS': '1'}\n"
+        f"child = subprocess.Popen([sys.executable, '-m', 'training.core', {str(made)!r}], env=env)\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(1000)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    wait_for_step(made, 1, parent)
+    parent.kill()
+    parent.wait()
+    gone, alive = psutil.wait_procs([child], timeout=5)
+    assert gone and not alive
+    assert protocol.read_outcome(made) is None
+
+
+def test_a_trainer_whose_supervisor_is_gone_already_does_not_start(inputs: Any, tmp_path: Path) -> None:
+    made = tiny.run_dir(tmp_path / "run", "sample", SETTINGS["sample"], inputs["sample"])
+    assert start(made, RLHF_SUPERVISOR_PID="1").wait(60) == -signal.SIGKILL
+    assert not (made / "events.jsonl").exists()

@@ -1,0 +1,373 @@
+"""The data pages: who may, what they show, upload, live progress, search, export."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import AsyncClient, Client
+from django.urls import reverse
+
+from feedback import imports
+from feedback.models import AuditEntry, DataImport, Project, Prompt, Role, User
+from tests.factories import make_completion, make_member, make_preference, make_project, make_prompt
+
+pytestmark = pytest.mark.django_db
+SignIn = Callable[[User], Client]
+ROW = {"prompt": "Where is it?", "chosen": "On its way.", "rejected": "No idea."}
+
+
+def rows(number: int = 3) -> bytes:
+    return b"".join(json.dumps({**ROW, "prompt": f"Where is {n}?"}).encode() + b"\n" for n in range(number))
+
+
+def send(
+    client: Client, project: Project, content: bytes, *, name: str = "pairs.jsonl", **fields: Any
+) -> Any:
+    form = {"file": SimpleUploadedFile(name, content), **fields}
+    return client.post(reverse("import_upload", args=[project.slug]), form)
+
+
+def an_import(project: Project, engineer: User, content: bytes, **fields: Any) -> DataImport:
+    values = {"format": "", "options": {}, "skip_bad_rows": False, **fields}
+    return imports.receive(project, [content], file_name="a.jsonl", actor=engineer, **values)
+
+
+# --- who may ----------------------------------------------------------------------------------------
+
+
+def test_each_page_opens_from_its_role_on(
+    project: Project, outsider: User, engineer: User, sign_in: SignIn
+) -> None:
+    prompt = make_prompt(project=project)
+    data_import = an_import(project, engineer, rows())
+    wanted = {
+        reverse("data", args=[project.slug]): Role.REVIEWER,
+        reverse("prompt_list", args=[project.slug]): Role.REVIEWER,
+        reverse("prompt_detail", args=[project.slug, prompt.pk]): Role.REVIEWER,
+        reverse("import_detail", args=[project.slug, data_import.pk]): Role.REVIEWER,
+        reverse("import_status", args=[project.slug, data_import.pk]): Role.REVIEWER,
+        reverse("import_upload", args=[project.slug]): Role.ENGINEER,
+        reverse("export_preferences", args=[project.slug]): Role.ENGINEER,
+        reverse("guidelines", args=[project.slug]): Role.ANNOTATOR,
+    }
+    order = list(Role)
+    for role in order:
+        client = sign_in(make_member(project=project, role=role))
+        for url, least in wanted.items():
+            expected = 200 if order.index(role) >= order.index(least) else 404
+            assert client.get(url).status_code == expected, (role, url)
+    stranger = sign_in(outsider)
+    assert {stranger.get(url).status_code for url in wanted} == {404}
+    assert {Client().get(url).status_code for url in wanted} == {302}
+
+
+def test_a_foreign_prompt_or_import_is_missing(project: Project, engineer: User, sign_in: SignIn) -> None:
+    other = make_project()
+    foreign = an_import(other, make_member(project=other), rows())
+    client = sign_in(engineer)
+    assert client.get(reverse("import_detail", args=[project.slug, foreign.pk])).status_code == 404
+    assert client.post(reverse("import_cancel", args=[project.slug, foreign.pk])).status_code == 404
+    assert (
+        client.get(reverse("prompt_detail", args=[project.slug, make_prompt(project=other).pk])).status_code
+        == 404
+    )
+
+
+@pytest.mark.parametrize("role", [Role.ANNOTATOR, Role.REVIEWER])
+def test_reviewers_neither_upload_nor_cancel(
+    project: Project, engineer: User, role: str, sign_in: SignIn
+) -> None:
+    data_import = an_import(project, engineer, rows())
+    client = sign_in(make_member(project=project, role=role))
+    assert send(client, project, rows()).status_code == 404
+    assert client.post(reverse("import_cancel", args=[project.slug, data_import.pk])).status_code == 404
+    data_import.refresh_from_db()
+    assert (DataImport.objects.count(), data_import.state) == (1, "queued")
+
+
+# --- upload -----------------------------------------------------------------------------------------
+
+
+def test_an_upload_is_queued_and_a_worker_rung(
+    project: Project,
+    engineer: User,
+    sign_in: SignIn,
+    doorbell: list[Any],
+    django_capture_on_commit_callbacks: Any,
+) -> None:
+    packed = gzip.compress(rows())
+    with django_capture_on_commit_callbacks(execute=True):
+        answer = send(sign_in(engineer), project, packed, name="a.jsonl.gz", skip_bad_rows="on")
+    data_import = DataImport.objects.get()
+    assert answer.headers["Location"] == reverse("import_detail", args=[project.slug, data_import.pk])
+    assert doorbell == [("feedback.tasks.run_import", (data_import.pk,))]
+    assert (data_import.format, data_import.skip_bad_rows, data_import.file_name) == (
+        "trl",
+        True,
+        "a.jsonl.gz",
+    )
+    assert data_import.options == {"put_up": False, "ignore_extra": False, "split": "train"}
+    assert data_import.path.read_bytes() == packed
+
+
+def test_a_broker_that_is_down_is_no_error(
+    project: Project, engineer: User, sign_in: SignIn, monkeypatch: pytest.MonkeyPatch,
+    django_capture_on_commit_callbacks: Any,
+) -> None:  # fmt: skip
+    from celery.app.task import Task
+    from kombu.exceptions import OperationalError
+
+    def refuse(*args: Any, **named: Any) -> None:
+        raise OperationalError("connection refused")
+
+    monkeypatch.setattr(Task, "apply_async", refuse)
+    with django_capture_on_commit_callbacks(execute=True):
+        assert send(sign_in(engineer), project, rows()).status_code == 302
+    assert DataImport.objects.get().state == "queued"
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "status", "reason"),
+    [
+        (b"", "a.jsonl", 422, "The submitted file is empty"),
+        (b"\n\n", "a.jsonl", 422, "No rows found in a.jsonl"),
+        (b"PK\x03\x04 xl/", "a.csv", 422, "Looks like an Excel file"),
+        (b"x" * (2 * 1024 * 1024), "a.jsonl", 413, "The file is over 1 MiB"),
+    ],
+)
+def test_a_refused_upload_says_why(
+    project: Project,
+    engineer: User,
+    sign_in: SignIn,
+    settings: Any,
+    content: bytes,
+    name: str,
+    status: int,
+    reason: str,
+) -> None:
+    settings.IMPORT_MAX_BYTES = 1024 * 1024
+    answer = send(sign_in(engineer), project, content, name=name)
+    assert answer.status_code == status
+    assert reason in answer.content.decode()
+    assert not DataImport.objects.exists()
+
+
+def test_no_file_and_unknown_choices_are_named(project: Project, engineer: User, sign_in: SignIn) -> None:
+    client = sign_in(engineer)
+    answer = client.post(reverse("import_upload", args=[project.slug]), {})
+    assert answer.status_code == 422 and b"This field is required" in answer.content
+    assert b"not one of the available choices" in send(client, project, rows(), format="parquet").content
+
+
+def test_a_path_in_the_file_name_is_cut_off(project: Project, engineer: User, sign_in: SignIn) -> None:
+    send(sign_in(engineer), project, rows(), name="../../etc/passwd.jsonl")
+    data_import = DataImport.objects.get()
+    assert data_import.file_name == "passwd.jsonl"
+    assert data_import.path.name == str(data_import.pk)
+
+
+def test_the_same_file_again_says_so(project: Project, engineer: User, sign_in: SignIn) -> None:
+    first = an_import(project, engineer, rows())
+    imports.run_import(first)
+    client = sign_in(engineer)
+    page = client.get(send(client, project, rows()).headers["Location"]).content.decode()
+    assert f"Already imported as import {first.pk} (same sha256)" in page
+
+
+# --- progress ---------------------------------------------------------------------------------------
+
+
+def test_the_status_polls_until_the_import_has_ended(
+    project: Project, engineer: User, sign_in: SignIn
+) -> None:
+    data_import = an_import(project, engineer, rows())
+    client = sign_in(engineer)
+    url = reverse("import_status", args=[project.slug, data_import.pk])
+    waiting = client.get(url)
+    assert waiting.status_code == 200
+    assert f'hx-get="{url}"' in waiting.content.decode() and "waits for a worker" in waiting.content.decode()
+    imports.run_import(data_import)
+    ended = client.get(url)
+    assert ended.status_code == 286
+    assert "hx-get" not in ended.content.decode() and "Done" in ended.content.decode()
+
+
+def test_the_report_names_every_bad_row(project: Project, engineer: User, sign_in: SignIn) -> None:
+    data_import = an_import(project, engineer, rows() + b'{"chosen": "<script>"}\n{"a" 1}\n')
+    imports.run_import(data_import)
+    page = (
+        sign_in(engineer).get(reverse("import_detail", args=[project.slug, data_import.pk])).content.decode()
+    )
+    assert "Line 4: &#x27;rejected&#x27; missing" in page
+    assert "Line 5, column 6: Expecting &#x27;:&#x27; delimiter" in page
+    assert "Nothing was written" in page
+
+
+def test_cancel_by_the_button(project: Project, engineer: User, sign_in: SignIn) -> None:
+    data_import = an_import(project, engineer, rows())
+    client = sign_in(engineer)
+    url = reverse("import_cancel", args=[project.slug, data_import.pk])
+    assert client.get(url).status_code == 405
+    client.post(url)
+    data_import.refresh_from_db()
+    assert data_import.state == "cancelled"
+    assert b"had ended before" in client.post(url, follow=True).content
+
+
+# --- prompts ----------------------------------------------------------------------------------------
+
+
+def shown(client: Client, project: Project, **query: str) -> set[int]:
+    page = client.get(reverse("prompt_list", args=[project.slug]), query)
+    assert page.status_code == 200
+    return {row["prompt"].pk for row in page.context["rows"]}
+
+
+def test_search_finds_text_of_any_turn_and_nothing_else(
+    project: Project, reviewer: User, sign_in: SignIn
+) -> None:
+    turns = [
+        {"role": "user", "content": "Grüße aus “Köln”"},
+        {"role": "assistant", "content": '100% sicher_\\ {"role"}'},
+        {"role": "user", "content": "Danke"},
+    ]
+    first = Prompt.objects.create(project=project, messages=turns)
+    second = make_prompt(project=project, text="Nothing alike")
+    make_prompt(text="Grüße")  # of another project
+    client = sign_in(reviewer)
+    for text in ("Grüße aus", "“Köln”", "100% s", "sicher_\\", '{"role"}', "danke"):
+        assert shown(client, project, q=text) == {first.pk}, text
+    for text in ("content", "user", "assist", "sicherX", "1000%", "'; DROP TABLE feedback_prompt; --", "%"):
+        assert shown(client, project, q=text) <= ({first.pk} if text == "%" else set()), text
+    assert shown(client, project) == {first.pk, second.pk}
+
+
+def test_filters_by_split_completions_and_import(project: Project, engineer: User, sign_in: SignIn) -> None:
+    held_out = make_prompt(project=project, split=Prompt.Split.HELD_OUT)
+    written = make_completion(prompt=make_prompt(project=project), source="written").prompt
+    data_import = an_import(project, engineer, rows(2))
+    imports.run_import(data_import)
+    client = sign_in(engineer)
+    assert shown(client, project, split="held_out") == {held_out.pk}
+    assert shown(client, project, source="written") == {written.pk}
+    assert len(shown(client, project, imported_by=str(data_import.pk))) == 2
+
+
+@pytest.mark.parametrize(
+    "query", [{"split": "user__password"}, {"source": "x"}, {"imported_by": "-1"}, {"q": "x" * 201}]
+)
+def test_unknown_filters_are_refused(
+    project: Project, reviewer: User, sign_in: SignIn, query: dict[str, str]
+) -> None:
+    assert sign_in(reviewer).get(reverse("prompt_list", args=[project.slug]), query).status_code == 400
+
+
+def test_wild_page_numbers_show_a_page(project: Project, reviewer: User, sign_in: SignIn) -> None:
+    make_prompt(project=project)
+    client = sign_in(reviewer)
+    for page in ("-1", "0", "x", "9" * 40):
+        assert len(shown(client, project, page=page)) == 1
+
+
+def test_lists_ask_the_same_number_of_questions_for_more_rows(
+    project: Project, reviewer: User, sign_in: SignIn, django_assert_max_num_queries: Any
+) -> None:
+    for _number in range(60):
+        make_completion(prompt=make_prompt(project=project))
+    client = sign_in(reviewer)
+    for name in ("prompt_list", "data"):
+        with django_assert_max_num_queries(14):
+            assert client.get(reverse(name, args=[project.slug])).status_code == 200
+
+
+def test_a_prompt_shows_its_turns_completions_and_what_hides_in_them(
+    project: Project, reviewer: User, sign_in: SignIn
+) -> None:
+    prompt = make_prompt(project=project, text="<script>alert(1)</script>")
+    make_completion(prompt=prompt, text="safe\u202eevil")
+    page = sign_in(reviewer).get(reverse("prompt_detail", args=[project.slug, prompt.pk])).content.decode()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page and "<script>alert" not in page
+    assert "\u202e" not in page and "RLO" in page
+
+
+def test_a_huge_completion_makes_no_huge_page(project: Project, reviewer: User, sign_in: SignIn) -> None:
+    prompt = make_prompt(project=project)
+    make_completion(prompt=prompt, text="a b " * 500_000)
+    client = sign_in(reviewer)
+    url = reverse("prompt_detail", args=[project.slug, prompt.pk])
+    assert len(client.get(url).content) < 300_000
+    assert len(client.get(url + "?full").content) > 2_000_000
+
+
+def test_the_overview_counts(project: Project, engineer: User, sign_in: SignIn) -> None:
+    make_preference(project=project)
+    make_preference(project=project, simulated=True)
+    make_preference()  # of another project
+    imports.run_import(an_import(project, engineer, rows()))
+    context = sign_in(engineer).get(reverse("data", args=[project.slug])).context
+    assert context["preferences"] == {"people": 1, "imported": 3, "simulated": 1}
+    assert context["comparisons"] == {"open": 0, "done": 5}
+    assert [(value, number) for value, _label, number in context["splits"]] == [
+        ("train", 5),
+        ("held_out", 0),
+        ("review", 0),
+    ]
+
+
+# --- export -----------------------------------------------------------------------------------------
+
+
+def test_the_export_is_a_safe_attachment(project: Project, engineer: User, sign_in: SignIn) -> None:
+    imports.run_import(an_import(project, engineer, rows()))
+    make_preference(project=project, simulated=True)
+    client = sign_in(engineer)
+    url = reverse("export_preferences", args=[project.slug])
+    answer = client.get(url, {"with_imported": "on"})
+    lines = b"".join(answer.streaming_content).decode().splitlines()
+    assert [json.loads(line)["prompt"][0]["content"] for line in lines] == [
+        "Where is 0?",
+        "Where is 1?",
+        "Where is 2?",
+    ]
+    assert answer["Content-Disposition"].startswith(f'attachment; filename="preferences-{project.slug}-')
+    assert answer["X-Content-Type-Options"] == "nosniff"
+    assert answer["Content-Type"] == "application/jsonl; charset=utf-8"
+    number = {
+        query: len(b"".join(client.get(url + query).streaming_content).splitlines())
+        for query in ("", "?with_simulated=on", "?with_simulated=on&with_imported=on")
+    }
+    assert list(number.values()) == [0, 1, 4]
+    assert set(
+        AuditEntry.objects.filter(action="preferences.exported").values_list("project", flat=True)
+    ) == {project.pk}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_under_asgi_the_export_is_sent_while_it_is_read() -> None:
+    project = make_project()
+    engineer = make_member(project=project, role=Role.ENGINEER)
+    imports.run_import(an_import(project, engineer, rows(250)))
+
+    async def download() -> list[bytes]:
+        client = AsyncClient()
+        await client.aforce_login(engineer, backend="django.contrib.auth.backends.ModelBackend")
+        url = reverse("export_preferences", args=[project.slug])
+        answer = await client.get(url, {"with_imported": "on"})
+        assert answer.is_async
+        return [chunk async for chunk in answer.streaming_content]
+
+    chunks = async_to_sync(download)()
+    assert [len(chunk.splitlines()) for chunk in chunks] == [200, 50]
+
+
+def test_a_file_name_with_a_turned_reading_direction_is_straightened(
+    project: Project, engineer: User, sign_in: SignIn
+) -> None:
+    send(sign_in(engineer), project, rows(), name="a\u202elnosj.exe")
+    assert DataImport.objects.get().file_name == "alnosj.exe"

@@ -1,0 +1,450 @@
+"""Reading files: every row by hand, every refusal in the words a person must read."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feedback import exchange, lines
+from feedback.exchange import Format, PairRow, PromptRow, read_rows, recognise
+from feedback.lines import BadFile, BadRow, open_stream
+
+MIB = 1024 * 1024
+
+
+def rows_of(
+    content: bytes | str, format: str, *, limit: int = 64 * MIB, ignore_extra: bool = False
+) -> list[Any]:
+    raw = io.BytesIO(content if isinstance(content, bytes) else content.encode())
+    return list(read_rows(open_stream(raw, limit), format, ignore_extra=ignore_extra))
+
+
+def only_error(content: bytes | str, format: str, **options: Any) -> str:
+    """The text of the single bad row among the rows."""
+    (bad,) = [row for row in rows_of(content, format, **options) if isinstance(row, BadRow)]
+    return str(bad)
+
+
+def format_of(content: bytes | str, name: str) -> str:
+    raw = io.BytesIO(content if isinstance(content, bytes) else content.encode())
+    return recognise(open_stream(raw, 64 * MIB), name)
+
+
+def line(**columns: Any) -> str:
+    return json.dumps(columns) + "\n"
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+GOOD = line(prompt="P", chosen="A", rejected="B")
+
+
+# --- HH-RLHF ----------------------------------------------------------------------------------------
+
+
+def test_hh_splits_at_the_last_shared_assistant_turn() -> None:
+    start = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Name a fruit\n\nAssistant: "
+    (row,) = rows_of(line(chosen=start + "An apple.", rejected=start + "An anvil."), Format.HH)
+    assert row == PairRow(
+        1, [user("Hi"), assistant("Hello."), user("Name a fruit")], "", "An apple.", "An anvil.", 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "expected"),
+    [
+        # one answer is the beginning of the other
+        ("\n\nHuman: q\n\nAssistant: yes", "\n\nHuman: q\n\nAssistant: yes, sir", ("yes", "yes, sir")),
+        # an empty answer is an answer
+        ("\n\nHuman: q\n\nAssistant: ", "\n\nHuman: q\n\nAssistant: no", ("", "no")),
+        # the transcripts part in an earlier turn: the rest of each stays whole
+        (
+            "\n\nHuman: q\n\nAssistant: a\n\nHuman: r\n\nAssistant: b",
+            "\n\nHuman: q\n\nAssistant: c\n\nHuman: s\n\nAssistant: d",
+            ("a\n\nHuman: r\n\nAssistant: b", "c\n\nHuman: s\n\nAssistant: d"),
+        ),
+        # white space at the ends is text
+        ("\n\nHuman: q\n\nAssistant:  a \n", "\n\nHuman: q\n\nAssistant: b\n", (" a \n", "b\n")),
+    ],
+)
+def test_hh_keeps_every_byte(chosen: str, rejected: str, expected: tuple[str, str]) -> None:
+    (row,) = rows_of(line(chosen=chosen, rejected=rejected), Format.HH)
+    assert row.messages == [user("q")]
+    assert (row.chosen, row.rejected) == expected
+
+
+turns = st.lists(
+    st.tuples(
+        st.sampled_from(["Human", "Assistant"]),
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    ),
+    max_size=5,
+)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=30)
+
+
+@settings(deadline=None)
+@given(middle=turns, question=texts, chosen=texts, rejected=texts)
+def test_hh_rows_put_together_again_are_the_transcripts(
+    middle: list[tuple[str, str]], question: str, chosen: str, rejected: str
+) -> None:
+    start = "\n\nHuman: first" + "".join(f"\n\n{who}: {text}" for who, text in middle)
+    # The last turn before the answers is a question: it holds no mark of another turn, and is not blank.
+    last = "q" + re.sub("\n+", "\n", question)
+    start += f"\n\nHuman: {last}\n\nAssistant: "
+    pair = {"chosen": start + chosen, "rejected": start + rejected}
+    if "\x00" in start or chosen == rejected:
+        return
+    names = {"user": "Human", "assistant": "Assistant"}
+    (row,) = rows_of(json.dumps(pair, ensure_ascii=False).replace("\u2028", "\\u2028") + "\n", Format.HH)
+    if isinstance(row, BadRow):
+        pytest.fail(str(row))
+    prompt = "".join(f"\n\n{names[turn['role']]}: {turn['content']}" for turn in row.messages)
+    assert prompt + "\n\nAssistant: " + row.chosen == pair["chosen"]
+    assert prompt + "\n\nAssistant: " + row.rejected == pair["rejected"]
+
+
+@settings(deadline=None)
+@given(texts, texts)
+def test_common_length_equals_the_slow_definition(first: str, second: str) -> None:
+    slow = 0
+    while slow < min(len(first), len(second)) and first[slow] == second[slow]:
+        slow += 1
+    assert exchange.common_length(first, second) == slow
+    assert exchange.common_length(first, first + second) == len(first)
+
+
+# --- TRL and prompts --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (
+            {"prompt": "Sky?", "chosen": " Blue.", "rejected": " Green."},
+            ([user("Sky?")], "", " Blue.", " Green.", 2),
+        ),
+        (
+            {"chosen": "The sky is blue.", "rejected": "The sky is green."},
+            ([user("The sky is")], "", "blue.", "green.", 2),
+        ),
+        (
+            {"prompt": [user("Sky?")], "chosen": [assistant("Blue.")], "rejected": [assistant("Green.")]},
+            ([user("Sky?")], "", "Blue.", "Green.", 2),
+        ),
+        (
+            {
+                "chosen": [user("Sky?"), assistant("Blue.")],
+                "rejected": [user("Sky?"), assistant("Green.")],
+                "margin": 3.0,
+                "id": 17,
+            },
+            ([user("Sky?")], "17", "Blue.", "Green.", 3),
+        ),
+    ],
+    ids=["standard explicit", "standard implicit", "conversational explicit", "conversational implicit"],
+)
+def test_trl_reads_all_four_shapes(columns: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    (row,) = rows_of(line(**columns), Format.TRL)
+    assert row == PairRow(1, *expected)
+
+
+@pytest.mark.parametrize(
+    ("margin", "strength"), [(0, 1), (0.4, 1), (1, 1), (1.6, 2), (2.0, 2), (3, 3), (40, 3), (None, 2)]
+)
+def test_a_margin_becomes_the_nearest_strength(margin: float | None, strength: int) -> None:
+    (row,) = rows_of(line(prompt="p", chosen="a", rejected="b", margin=margin), Format.TRL)
+    assert row.strength == strength
+
+
+def test_prompts_are_read_from_jsonl_csv_and_text() -> None:
+    expected = [PromptRow(1, [user("One")], ""), PromptRow(2, [user("Two, two")], "x")]
+    assert (
+        rows_of(line(prompt="One") + line(messages=[user("Two, two")], id="x"), Format.PROMPTS_JSONL)
+        == expected
+    )
+    assert rows_of('prompt,id\r\nOne,\r\n"Two, two",x\r\n', Format.PROMPTS_CSV) == [
+        row._replace(line=row.line + 1) for row in expected
+    ]
+    assert rows_of("One\r\n\n  \nTwo, two\n", Format.PROMPTS_TXT) == [
+        expected[0],
+        PromptRow(4, [user("Two, two")], ""),
+    ]
+
+
+def test_a_csv_cell_may_span_lines_and_its_first_line_is_named() -> None:
+    assert rows_of('prompt\n"a\nb"\nc\n', Format.PROMPTS_CSV) == [
+        PromptRow(2, [user("a\nb")], ""),
+        PromptRow(4, [user("c")], ""),
+    ]
+
+
+def test_bom_is_stripped_and_gzip_unpacked() -> None:
+    content = b"\xef\xbb\xbf" + GOOD.encode()
+    assert (
+        rows_of(gzip.compress(content), Format.TRL)
+        == rows_of(content, Format.TRL)
+        == rows_of(GOOD, Format.TRL)
+    )
+    assert isinstance(rows_of(GOOD, Format.TRL)[0], PairRow)
+
+
+# --- what is wrong with a row -----------------------------------------------------------------------
+
+BAD_ROWS = {
+    "not utf-8": (b'{"prompt": "\xff"}\n', Format.TRL, "Line 1: not valid UTF-8 (byte 0xFF)"),
+    "NUL byte": (b'{"prompt": "\x00"}\n', Format.TRL, "Line 1: NUL character (U+0000)"),
+    "NUL escaped": (b'{"prompt": "\\u0000"}\n', Format.TRL, "Line 1: NUL character (U+0000)"),
+    "surrogate": (b'{"prompt": "\\ud800"}\n', Format.PROMPTS_JSONL, "Line 1: lone surrogate (U+D800)"),
+    "surrogate in a key": (b'{"\\udfff": "x"}\n', Format.PROMPTS_JSONL, "Line 1: lone surrogate (U+DFFF)"),
+    "broken": ('{"prompt": "a" "b"}\n', Format.TRL, "Line 1, column 16: Expecting ',' delimiter"),
+    "NaN": ('{"margin": NaN}\n', Format.TRL, "Line 1: NaN is not JSON"),
+    "Infinity": ('{"margin": -Infinity}\n', Format.TRL, "Line 1: -Infinity is not JSON"),
+    "too large a number": ('{"margin": 1e999}\n', Format.TRL, "Line 1: number too long"),
+    "5,000 digits": ('{"margin": ' + "9" * 5000 + "}\n", Format.TRL, "Line 1: number too long"),
+    "duplicate key": ('{"chosen": "a", "chosen": "b"}\n', Format.TRL, "Line 1: key 'chosen' appears twice"),
+    "33 deep": ('{"prompt": ' + "[" * 33 + "]" * 33 + "}\n", Format.TRL, "Line 1: nesting over 32"),
+    "10,000 deep": ('{"prompt": ' + "[" * 10000 + "]" * 10000 + "}\n", Format.TRL, "Line 1: nesting over 32"),
+    "no object": ("[1, 2]\n", Format.TRL, "Line 1: wanted an object, found a list"),
+    "rejected missing": (line(chosen="a"), Format.TRL, "Line 1: 'rejected' missing"),
+    "rejected null": (line(chosen="a", rejected=None), Format.TRL, "Line 1: 'rejected' missing"),
+    "hh rejected missing": (line(chosen="\n\nHuman: a"), Format.HH, "Line 1: 'rejected' missing"),
+    "identical": (
+        line(prompt="p", chosen="a", rejected="a"),
+        Format.TRL,
+        "Line 1: chosen and rejected are identical",
+    ),
+    "empty prompt": (line(prompt=" ", chosen="a", rejected="b"), Format.TRL, "Line 1: empty prompt"),
+    "empty list": (
+        line(prompt=[], chosen=[assistant("a")], rejected=[assistant("b")]),
+        Format.TRL,
+        "Line 1: empty prompt",
+    ),
+    "wrong type": (
+        line(prompt=3, chosen="a", rejected="b"),
+        Format.TRL,
+        "Line 1: 'prompt' must be text like 'chosen', found a number",
+    ),
+    "mixed types": (
+        line(prompt="p", chosen="a", rejected=[]),
+        Format.TRL,
+        "Line 1: 'chosen' is text, 'rejected' is a list: wanted the same",
+    ),
+    "margin is text": (
+        line(prompt="p", chosen="a", rejected="b", margin="2"),
+        Format.TRL,
+        "Line 1: 'margin' must be a number, found text",
+    ),
+    "margin is true": (
+        line(prompt="p", chosen="a", rejected="b", margin=True),
+        Format.TRL,
+        "Line 1: 'margin' must be a number, found true or false",
+    ),
+    "negative margin": (
+        line(prompt="p", chosen="a", rejected="b", margin=-1),
+        Format.TRL,
+        "Line 1: 'margin' must be 0 or more, got -1",
+    ),
+    "extra column": (
+        line(prompt="p", chosen="a", rejected="b", score=1),
+        Format.TRL,
+        "Line 1: unknown column 'score' (wanted: prompt, chosen, rejected, margin, id)",
+    ),
+    "unknown role": (
+        line(messages=[user("a"), {"role": "tool", "content": "b"}]),
+        Format.PROMPTS_JSONL,
+        "Line 1: 'messages' turn 2: unknown role 'tool' (wanted: system, user, assistant)",
+    ),
+    "late system": (
+        line(messages=[user("a"), {"role": "system", "content": "b"}]),
+        Format.PROMPTS_JSONL,
+        "Line 1: 'messages' turn 2: a system turn can only be the first",
+    ),
+    "ends with assistant": (
+        line(messages=[user("a"), assistant("b")]),
+        Format.PROMPTS_JSONL,
+        "Line 1: turn 2: the prompt must end with a user turn, found assistant",
+    ),
+    "content is a list": (
+        line(messages=[{"role": "user", "content": [{"type": "image"}]}]),
+        Format.PROMPTS_JSONL,
+        "Line 1: 'messages' turn 1: 'content' must be text, found a list",
+    ),
+    "two answers": (
+        line(prompt=[user("a")], chosen=[assistant("b"), user("c")], rejected=[assistant("d")]),
+        Format.TRL,
+        "Line 1: 'chosen' must hold one assistant turn after the prompt, found: assistant, user",
+    ),
+    "no shared beginning": (
+        line(chosen="a", rejected="b"),
+        Format.TRL,
+        "Line 1: 'prompt' missing, and chosen and rejected share no beginning",
+    ),
+    "hh without a prompt": (
+        line(chosen="\n\nHuman: a", rejected="\n\nHuman: b"),
+        Format.HH,
+        "Line 1: chosen and rejected share no prompt before an “Assistant: ” turn",
+    ),
+    "not hh": (
+        line(chosen="a", rejected="b"),
+        Format.HH,
+        "Line 1: 'chosen' must start with an empty line and “Human: ”",
+    ),
+    "ragged csv": ("prompt,id\na,1\nb\n", Format.PROMPTS_CSV, "Line 3: 1 cells, the header has 2"),
+    "unclosed quote": ('prompt\na\n"b\nc\n', Format.PROMPTS_CSV, "Line 3: a quote is not closed"),
+    "huge cell": (
+        "prompt\n" + "x" * MIB + "\n",
+        Format.PROMPTS_CSV,
+        "Line 2: cell over 128 KiB, or a quote is not closed",
+    ),
+    "extra csv column": (
+        "prompt,note\na,b\n",
+        Format.PROMPTS_CSV,
+        "Line 2: unknown column 'note' (wanted: prompt, id)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_a_bad_row_says_where_and_why(name: str) -> None:
+    content, format, expected = BAD_ROWS[name]
+    assert only_error(content, format) == expected
+
+
+def test_reading_goes_on_after_a_bad_row() -> None:
+    content = GOOD.encode() + b"\xff\n" + b"{\n" + GOOD.encode() + b'{"chosen": "a"}\n' + GOOD.encode()
+    rows = rows_of(content, Format.TRL)
+    assert [row.line for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [type(row) for row in rows] == [PairRow, BadRow, BadRow, PairRow, BadRow, PairRow]
+    csv_rows = rows_of(b"prompt\na\nb,c\n\xff\nd\n", Format.PROMPTS_CSV)
+    assert [(row.line, type(row)) for row in csv_rows] == [
+        (2, PromptRow),
+        (3, BadRow),
+        (4, BadRow),
+        (5, PromptRow),
+    ]
+
+
+def test_a_line_over_the_limit_is_one_bad_row_and_the_next_is_read() -> None:
+    huge = b'{"prompt": "' + b"x" * (5 * MIB) + b'"}\n'
+    rows = rows_of(huge + GOOD.encode(), Format.TRL)
+    assert str(rows[0]) == "Line 1: line over 4 MiB"
+    assert rows[1].line == 2 and isinstance(rows[1], PairRow)
+    assert [str(row) for row in rows_of(b"x" * (9 * MIB), Format.TRL)] == ["Line 1: line over 4 MiB"]
+
+
+def test_other_columns_can_be_ignored() -> None:
+    assert rows_of(
+        line(prompt="p", chosen="a", rejected="b", x=[1]), Format.TRL, ignore_extra=True
+    ) == rows_of(line(prompt="p", chosen="a", rejected="b"), Format.TRL)
+
+
+# --- what is wrong with a file ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "expected"),
+    [
+        ("", "a.jsonl", "No rows found in a.jsonl"),
+        ("\n \n\n", "a.txt", "No rows found in a.txt"),
+        (b"\xff\xfea\x00", "a.txt", "looks like UTF-16: save it as UTF-8"),
+        (b"PK\x03\x04....[Content_Types].xml", "a.csv", "looks like an Excel file: save it as CSV in UTF-8"),
+        (b"\xd0\xcf\x11\xe0....", "a.csv", "looks like an Excel file: save it as CSV in UTF-8"),
+        (b"PK\x03\x04....notes.txt", "a.zip", "a ZIP archive: upload the file itself, or packed with gzip"),
+        (b"PAR1....", "a.parquet", "looks like a Parquet file: export it as JSON Lines"),
+        (gzip.compress(gzip.compress(b"a", mtime=0), mtime=0), "a.gz", "archive inside an archive"),
+        (
+            gzip.compress(GOOD.encode() * 1000, mtime=0)[:-20],
+            "a.jsonl.gz",
+            "the gzip file is damaged or cut off",
+        ),
+        ('[{"prompt": "a"}]', "a.json", "a JSON array: wanted JSON Lines, one object on each line"),
+        ("prompt;id\na;1\n", "a.csv", "the cells are separated by ;: wanted commas"),
+        ("question,id\na,1\n", "a.csv", "no column 'prompt' in the header (found: question, id)"),
+        ("prompt,prompt\na,1\n", "a.csv", "column 'prompt' appears twice in the header"),
+        (
+            '{"text": "a"}\n',
+            "a.jsonl",
+            "Line 1: none of the columns chosen, rejected, prompt, messages (found: text)",
+        ),
+        ("{oops\n", "a.jsonl", "Line 1, column 2: Expecting property name enclosed in double quotes"),
+        ("just words\n", "a.dat", "format not recognised: choose it in the form"),
+    ],
+)
+def test_a_bad_file_says_why(content: bytes | str, name: str, expected: str) -> None:
+    with pytest.raises(BadFile) as problem:
+        format_of(content, name)
+        rows_of(content, Format.TRL)  # a file cut off at its end is recognised by its beginning
+    assert str(problem.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "expected"),
+    [
+        (
+            line(chosen="\n\nHuman: a\n\nAssistant: b", rejected="\n\nHuman: a\n\nAssistant: c"),
+            "x",
+            Format.HH,
+        ),
+        (GOOD, "x", Format.TRL),
+        (line(chosen=[user("a"), assistant("b")], rejected=[]), "x", Format.TRL),
+        (line(prompt="a"), "x.txt", Format.PROMPTS_JSONL),
+        (line(messages=[user("a")]), "x", Format.PROMPTS_JSONL),
+        ("id,Prompt\n1,a\n", "x", Format.PROMPTS_CSV),
+        ("Where is it?\n", "x.TXT", Format.PROMPTS_TXT),
+        (gzip.compress(b"Where is it?\n", mtime=0), "x.txt.gz", Format.PROMPTS_TXT),
+        ("{bad\n" + GOOD, "x.jsonl", Format.TRL),
+    ],
+)
+def test_the_format_is_recognised_by_content(content: bytes | str, name: str, expected: str) -> None:
+    assert format_of(content, name) == expected
+
+
+def test_a_gzip_bomb_stops_at_the_limit_of_real_bytes() -> None:
+    bomb = gzip.compress((b" " * 1023 + b"\n") * (8 * 1024))
+    assert len(bomb) < 20_000
+    with pytest.raises(BadFile, match="archive unpacks to more than 2 MiB"):
+        rows_of(bomb, Format.TRL, limit=2 * MIB)
+    lying = (
+        gzip.compress((b" " * 1023 + b"\n") * (8 * 1024))[:-4] + b"\x01\x00\x00\x00"
+    )  # the size field claims one byte
+    with pytest.raises(BadFile, match="archive unpacks to more than 2 MiB"):
+        rows_of(lying, Format.TRL, limit=2 * MIB)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=300), st.sampled_from(list(Format)))
+def test_any_bytes_give_rows_or_reasons(content: bytes, format: str) -> None:
+    try:
+        for row in rows_of(content, format):
+            assert row.line >= 1
+            assert not isinstance(row, BadRow) or row.reason
+    except BadFile as problem:
+        assert str(problem)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from([GOOD.encode(), b"{\n", b"\xff\n", b"\n", b'{"chosen": "a"}\n']), max_size=12)
+)
+def test_every_line_that_is_not_blank_is_accounted_for(parts: list[bytes]) -> None:
+    rows = rows_of(b"".join(parts), Format.TRL)
+    assert len(rows) == sum(part != b"\n" for part in parts)
+    assert sum(isinstance(row, PairRow) for row in rows) == parts.count(GOOD.encode())
+
+
+def test_limits_stand_where_the_documents_say() -> None:
+    assert (lines.MAX_LINE_BYTES, lines.MAX_NESTING) == (4 * MIB, 32)

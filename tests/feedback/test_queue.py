@@ -1,0 +1,319 @@
+"""The queue, verb by verb, in the cases that somebody can name; test_queue_machine tries the others."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.conf import settings
+from django.db import connection
+from django.db.models import QuerySet
+
+from feedback import queue
+from feedback.models import Assignment, Candidate, Comparison, Guideline, Preference, Project, User
+from tests.factories import make_comparison, make_member, make_project, make_user
+
+pytestmark = pytest.mark.django_db
+NOW = datetime(2026, 3, 1, 9, tzinfo=UTC)
+LEASE = timedelta(seconds=settings.LEASE_SECONDS)
+
+
+@pytest.fixture
+def ana(project: Project) -> User:
+    return make_member(project=project, user=make_user(username="ana"))
+
+
+@pytest.fixture
+def ben(project: Project) -> User:
+    return make_member(project=project, user=make_user(username="ben"))
+
+
+def judge(assignment: Assignment, annotator: User, *, key: str, strength: int = 1, **fields) -> Preference:
+    fields = {"fencing_token": assignment.fencing_token, "now": NOW, "body_hash": str(strength)} | fields
+    return queue.submit(assignment, annotator, strength=strength, acceptability="", key=key, **fields)
+
+
+# --- order ------------------------------------------------------------------------------------------
+
+
+def test_queue_serves_by_priority_then_shuffle_like_a_plain_sort(project: Project, ana: User) -> None:
+    for number in range(12):
+        make_comparison(project=project, priority=number % 3)
+    wanted = sorted(Comparison.objects.all(), key=lambda row: (-row.priority, row.shuffle))
+    served = []
+    while (assignment := queue.claim(project, ana, now=NOW)) is not None:
+        served.append(assignment.comparison)
+        judge(assignment, ana, key=str(assignment.pk))
+    assert served == wanted
+
+
+def test_claim_ignores_other_projects_done_and_withdrawn(project: Project, ana: User) -> None:
+    other = make_project()
+    make_comparison(project=other)
+    make_comparison(project=project, state=Comparison.State.WITHDRAWN)
+    make_comparison(project=project, state=Comparison.State.DONE)
+    assert queue.claim(project, ana, now=NOW) is None
+
+
+def test_shown_order_is_drawn_both_ways(project: Project, ana: User) -> None:
+    orders = []
+    for number in range(64):
+        make_comparison(project=project)
+        assignment = queue.claim(project, ana, now=NOW)
+        assert assignment is not None
+        orders.append(tuple(assignment.shown_order))
+        judge(assignment, ana, key=str(number))
+    # 64 fair coins: fewer than 10 or more than 54 heads has probability 1e-8.
+    assert 10 <= orders.count((0, 1)) <= 54
+    assert set(orders) == {(0, 1), (1, 0)}
+
+
+@pytest.mark.parametrize(
+    ("order", "shown", "canonical"), [([0, 1], -3, -3), ([1, 0], -3, 3), ([1, 0], 2, -2), ([1, 0], 0, 0)]
+)
+def test_submit_maps_sides_to_completions(
+    project: Project, ana: User, order: list[int], shown: int, canonical: int
+) -> None:
+    comparison = make_comparison(project=project)
+    assignment = queue.claim(project, ana, now=NOW)
+    assert assignment is not None
+    Assignment.objects.filter(pk=assignment.pk).update(shown_order=order)
+    preference = judge(assignment, ana, key="k", strength=shown)
+    assert (preference.strength, preference.shown_order) == (canonical, order)
+    if shown:
+        liked = order[0] if shown < 0 else order[1]
+        chosen = Candidate.objects.get(comparison=comparison, position=liked).completion
+        assert preference.pairs()[0].chosen == chosen
+
+
+# --- leases and overlap -----------------------------------------------------------------------------
+
+
+def test_claim_again_is_the_same_lease(project: Project, ana: User) -> None:
+    for _number in range(3):
+        make_comparison(project=project)
+    first = queue.claim(project, ana, now=NOW)
+    second = queue.claim(project, ana, now=NOW + LEASE / 2)
+    assert first is not None and second is not None
+    assert (first.pk, first.fencing_token) == (second.pk, second.fencing_token)
+    assert second.lease_expires_at == NOW + LEASE / 2 + LEASE
+    assert Assignment.objects.count() == 1
+
+
+def test_overlap_counts_leases_and_judgements(project: Project) -> None:
+    make_comparison(project=project, overlap=2)
+    ana, ben, cleo = (make_member(project=project) for _ in range(3))
+    first = queue.claim(project, ana, now=NOW)
+    assert first is not None
+    judge(first, ana, key="1")
+    assert Comparison.objects.get().state == "open"
+    second = queue.claim(project, ben, now=NOW)
+    assert second is not None
+    assert queue.claim(project, cleo, now=NOW) is None
+    assert queue.claim(project, ana, now=NOW) is None
+    judge(second, ben, key="2")
+    assert Comparison.objects.get().state == "done"
+
+
+def test_expired_lease_goes_to_the_next_and_late_work_is_kept(project: Project, ana: User, ben: User) -> None:
+    make_comparison(project=project)
+    hers = queue.claim(project, ana, now=NOW)
+    assert hers is not None
+    assert queue.claim(project, ben, now=NOW + LEASE - timedelta(seconds=1)) is None
+    his = queue.claim(project, ben, now=NOW + LEASE)
+    assert his is not None
+    hers.refresh_from_db()
+    assert hers.state == "expired"
+    late = judge(hers, ana, key="late", now=NOW + LEASE)
+    assert late.late
+    in_time = judge(his, ben, key="in time", now=NOW + LEASE)
+    assert not in_time.late
+    assert Preference.objects.current().count() == 2
+
+
+def test_renew_extends_and_revives_only_while_the_slot_is_free(
+    project: Project, ana: User, ben: User
+) -> None:
+    make_comparison(project=project)
+    hers = queue.claim(project, ana, now=NOW)
+    assert hers is not None
+    renewed = queue.renew(hers, ana, fencing_token=1, now=NOW + LEASE / 2)
+    assert renewed is not None and renewed.lease_expires_at == NOW + 1.5 * LEASE
+    revived = queue.renew(hers, ana, fencing_token=1, now=NOW + 2 * LEASE)
+    assert revived is not None and revived.lease_expires_at == NOW + 3 * LEASE
+    assert queue.claim(project, ben, now=NOW + 4 * LEASE) is not None
+    assert queue.renew(hers, ana, fencing_token=1, now=NOW + 4 * LEASE) is None
+    assert queue.renew(hers, ana, fencing_token=2, now=NOW) is None
+
+
+def test_another_persons_assignment_is_not_found(project: Project, ana: User, ben: User) -> None:
+    make_comparison(project=project)
+    hers = queue.claim(project, ana, now=NOW)
+    assert hers is not None
+    with pytest.raises(Assignment.DoesNotExist):
+        judge(hers, ben, key="x")
+    with pytest.raises(Assignment.DoesNotExist):
+        queue.skip(hers, ben, fencing_token=1, reason="unclear", now=NOW)
+    assert not Preference.objects.exists()
+
+
+def test_waiting_tells_apart_why_nothing_is_left(project: Project, ana: User, ben: User) -> None:
+    assert queue.waiting(project, ana, now=NOW) == (0, 0, 0, 0, None)
+    make_comparison(project=project)
+    make_comparison(project=project)
+    first = queue.claim(project, ben, now=NOW)
+    assert first is not None
+    judge(first, ben, key="1")
+    second = queue.claim(project, ben, now=NOW)
+    assert second is not None
+    assert queue.waiting(project, ana, now=NOW) == (2, 1, 0, 1, NOW + LEASE)
+    queue.skip(second, ben, fencing_token=1, reason="unclear", now=NOW)
+    assert queue.waiting(project, ben, now=NOW) == (2, 1, 1, 0, None)
+
+
+# --- idempotency ------------------------------------------------------------------------------------
+
+
+def test_same_key_and_body_is_one_judgement(project: Project, ana: User) -> None:
+    make_comparison(project=project)
+    assignment = queue.claim(project, ana, now=NOW)
+    assert assignment is not None
+    first = judge(assignment, ana, key="k", strength=2)
+    assert judge(assignment, ana, key="k", strength=2) == first
+    with pytest.raises(queue.KeyReused):
+        judge(assignment, ana, key="k", strength=-2)
+    assert Preference.objects.count() == 1
+
+
+def test_key_of_somebody_else_is_refused(project: Project, ana: User, ben: User) -> None:
+    make_comparison(project=project)
+    make_comparison(project=project)
+    hers, his = queue.claim(project, ana, now=NOW), queue.claim(project, ben, now=NOW)
+    assert hers is not None and his is not None
+    judge(hers, ana, key="k")
+    with pytest.raises(queue.KeyReused):
+        judge(his, ben, key="k")
+
+
+def test_second_tab_gets_the_recorded_judgement(project: Project, ana: User) -> None:
+    make_comparison(project=project)
+    assignment = queue.claim(project, ana, now=NOW)
+    assert assignment is not None
+    first = judge(assignment, ana, key="tab 1", strength=3)
+    assert judge(assignment, ana, key="tab 2", strength=-1) == first
+    assert Preference.objects.get().idempotency_key == "tab 1"
+
+
+def test_preference_records_guideline_flags_and_simulation(project: Project) -> None:
+    newest = Guideline.objects.create(project=project, version=2, text="Newer.")
+    robot = make_member(project=project, user=make_user(username="robot", simulated=True))
+    make_comparison(project=project)
+    assignment = queue.claim(project, robot, now=NOW)
+    assert assignment is not None
+    preference = judge(assignment, robot, key="k", flags=["unsafe"], comment="hm", active_ms=900)
+    preference.refresh_from_db()
+    assert preference.guideline == newest
+    assert (preference.flags, preference.comment, preference.active_ms) == (["unsafe"], "hm", 900)
+    assert preference.simulated
+
+
+# --- skip and undo ----------------------------------------------------------------------------------
+
+
+def test_skip_passes_the_comparison_on_and_never_back(project: Project, ana: User, ben: User) -> None:
+    make_comparison(project=project)
+    assignment = queue.claim(project, ana, now=NOW)
+    assert assignment is not None
+    skipped = queue.skip(assignment, ana, fencing_token=1, reason="unclear", now=NOW)
+    assert (skipped.state, skipped.skip_reason) == ("skipped", "unclear")
+    assert queue.claim(project, ana, now=NOW) is None
+    assert queue.claim(project, ben, now=NOW) is not None
+
+
+def test_undo_withdraws_and_shows_the_same_comparison(project: Project, ana: User) -> None:
+    make_comparison(project=project)
+    make_comparison(project=project)
+    first = queue.claim(project, ana, now=NOW)
+    assert first is not None
+    recorded = judge(first, ana, key="1", strength=2)
+    second = queue.claim(project, ana, now=NOW + timedelta(seconds=1))
+    undone = queue.undo(project, ana, now=NOW + timedelta(seconds=2))
+    assert undone == first
+    assert undone is not None and undone.shown_order == first.shown_order
+    assert not Preference.objects.current().exists()
+    assert Comparison.objects.get(pk=first.comparison_id).state == "open"
+    assert queue.claim(project, ana, now=NOW + timedelta(seconds=3)) == first
+    again = judge(undone, ana, key="2", strength=-2, now=NOW + timedelta(seconds=4))
+    withdrawal = Preference.objects.get(withdrawn=True)
+    assert (again.supersedes, withdrawal.supersedes) == (withdrawal, recorded)
+    assert list(Preference.objects.current()) == [again]
+    assert Comparison.objects.get(pk=first.comparison_id).state == "done"
+    assert queue.claim(project, ana, now=NOW + timedelta(seconds=5)) == second
+
+
+def test_undo_repeated_walks_back(project: Project, ana: User) -> None:
+    order = []
+    for number in range(3):
+        make_comparison(project=project)
+        assignment = queue.claim(project, ana, now=NOW + timedelta(seconds=number))
+        assert assignment is not None
+        judge(assignment, ana, key=str(number), now=NOW + timedelta(seconds=number))
+        order.append(assignment)
+    undone = [queue.undo(project, ana, now=NOW + timedelta(seconds=10 + number)) for number in range(4)]
+    assert undone == [*reversed(order), None]
+
+
+def test_undo_of_a_skip_unless_somebody_has_it(project: Project, ana: User, ben: User) -> None:
+    make_comparison(project=project)
+    assignment = queue.claim(project, ana, now=NOW)
+    assert assignment is not None
+    queue.skip(assignment, ana, fencing_token=1, reason="unclear", now=NOW)
+    undone = queue.undo(project, ana, now=NOW)
+    assert undone is not None and undone.fencing_token == 2
+    queue.skip(undone, ana, fencing_token=2, reason="unclear", now=NOW)
+    assert queue.claim(project, ben, now=NOW) is not None
+    assert queue.undo(project, ana, now=NOW) is None
+
+
+def test_a_stale_skip_does_not_touch_a_revived_lease(project: Project, ana: User) -> None:
+    make_comparison(project=project)
+    assignment = queue.claim(project, ana, now=NOW)
+    assert assignment is not None
+    judge(assignment, ana, key="1")
+    queue.undo(project, ana, now=NOW)
+    queue.skip(assignment, ana, fencing_token=1, reason="unclear", now=NOW)
+    assignment.refresh_from_db()
+    assert assignment.state == "leased"
+
+
+def test_undo_of_yesterday_is_refused(project: Project, ana: User) -> None:
+    make_comparison(project=project)
+    assignment = queue.claim(project, ana, now=NOW)
+    assert assignment is not None
+    judge(assignment, ana, key="1")
+    assert queue.undo(project, ana, now=NOW + timedelta(hours=24)) is None
+    assert queue.undo(project, ana, assignment=assignment, now=NOW + timedelta(hours=24)) is None
+    assert queue.undo(project, ana, assignment=assignment, now=NOW + timedelta(hours=23)) == assignment
+
+
+def test_submit_from_an_older_lease_of_the_same_person_counts_as_late(project: Project, ana: User) -> None:
+    make_comparison(project=project)
+    assignment = queue.claim(project, ana, now=NOW)
+    assert assignment is not None
+    judge(assignment, ana, key="1")
+    assert queue.undo(project, ana, now=NOW) is not None
+    assert judge(assignment, ana, key="2", fencing_token=1).late
+
+
+# --- cost -------------------------------------------------------------------------------------------
+
+
+def plan_of(rows: QuerySet[Comparison]) -> str:
+    return rows.explain()
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="reads the words of SQLite's planner")
+def test_claim_walks_the_queue_index_and_sorts_nothing(project: Project, ana: User) -> None:
+    plan = plan_of(queue.queue_for(project, ana, NOW))
+    assert "USING INDEX comparison_queue" in plan
+    assert "TEMP B-TREE" not in plan

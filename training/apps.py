@@ -1,0 +1,8 @@
+from django.apps import AppConfig
+
+
+class TrainingConfig(AppConfig):
+    """What machines do with it: snapshots, runs, model versions, reviews."""
+
+    name = "training"
+    verbose_name = "Training"

@@ -1,0 +1,220 @@
+"""RUN_DIR -> the one generator for its kind -> events.jsonl, checkpoints/, output/, outcome.json.
+
+Exit code 0: done or cancelled; 1: failed, and outcome.json says why; 2: no run directory to speak of.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import importlib
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from training.core import configs, protocol
+
+MODULES = {
+    "sft": "training.core.sft",
+    "reward_model": "training.core.reward_model",
+    "ppo": "training.core.ppo",
+    "sample": "training.core.sample",
+}
+SECONDS_WINDOW = 20
+"""Steps over which the remaining time is estimated."""
+PR_SET_PDEATHSIG = 1
+
+
+# --- life and death ---------------------------------------------------------------------------------
+
+
+def die_with_supervisor() -> None:
+    """Never outlive the process that started us: a killed worker must leave no trainer behind."""
+    pid = os.environ.get("RLHF_SUPERVISOR_PID")
+    if not pid:
+        return
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(pid):  # it died before the line above
+        os.kill(os.getpid(), signal.SIGKILL)
+    threading.Thread(target=_watch_supervisor, args=(int(pid),), daemon=True).start()
+
+
+def _watch_supervisor(pid: int) -> None:
+    """Where the kernel sends no parent-death signal; on Linux a second pair of eyes."""
+    while os.getppid() == pid:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class StopRequest:
+    """SIGTERM sets it; the work looks at it where stopping is safe."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        signal.signal(signal.SIGTERM, self._see)
+
+    def _see(self, number: int, frame: object) -> None:
+        self.seen = True
+
+    def stopping(self) -> bool:
+        return self.seen
+
+    def safe_point(self) -> None:
+        from training.core.types import Stopped
+
+        if self.seen:
+            raise Stopped
+
+
+# --- the run ----------------------------------------------------------------------------------------
+
+
+def read_inputs(run_dir: Path, spec: dict[str, Any], wanted: tuple[str, ...]) -> dict[str, Path]:
+    """Paths of the inputs, hashes checked; raises ProtocolError naming the first that differs."""
+    found: dict[str, Path] = {}
+    hashes: dict[Path, str] = {}  # policy and reference are often the same folder
+    for name in wanted:
+        if name.rstrip("?") not in spec["inputs"]:
+            if name.endswith("?"):
+                continue
+            raise protocol.ProtocolError(f"input {name} is missing in spec.json")
+        described = spec["inputs"][name.rstrip("?")]
+        path = run_dir / described["path"]
+        if not path.exists():
+            raise protocol.ProtocolError(f"input {described['path']} does not exist")
+        real = path.resolve()
+        if real not in hashes:
+            hashes[real] = protocol.folder_hash(real) if real.is_dir() else protocol.sha256_file(real)
+        if hashes[real] != described["sha256"]:
+            raise protocol.ProtocolError(
+                f"input {described['path']} is not the file that the run was launched with"
+            )
+        found[name.rstrip("?")] = path
+    return found
+
+
+def run(run_dir: Path, events: protocol.Events, stop: StopRequest) -> None:
+    """Do what spec.json says; raises whatever keeps it from being done."""
+    events.write("phase", phase="loading", step=0, total_steps=0)
+    spec = protocol.read_spec(run_dir)
+    config = configs.parse(spec["kind"], spec["config"])
+    inputs = read_inputs(run_dir, spec, config.inputs)
+    stop.safe_point()
+
+    import torch  # late: a bad spec fails in a tenth of a second
+
+    from training.core import checkpoint
+    from training.core.types import Job
+
+    torch.use_deterministic_algorithms(True)
+    checkpoint.remove_half_written(run_dir)
+    saved, notes = checkpoint.read_newest(run_dir)
+    for note in notes:
+        events.write(note.level, message=note.message)
+    if saved is not None:
+        events.write("log", message=f"Resumed from the checkpoint of step {saved.step}.")
+    aside = run_dir / ".output.part"
+    aside.mkdir()
+    job = Job(config, spec["seed"], inputs, aside, saved, stop.safe_point, stop.stopping)
+    train = importlib.import_module(MODULES[spec["kind"]]).train
+    write_events(run_dir, events, train(job), stop)
+    protocol.seal(aside, run_dir / "output")
+
+
+def write_events(run_dir: Path, events: protocol.Events, happening: Iterator[Any], stop: StopRequest) -> None:
+    from training.core import checkpoint
+
+    times: list[tuple[int, float]] = []
+    for event in happening:
+        match type(event).__name__:
+            case "Checkpoint":
+                checkpoint.write(run_dir, event.saved)
+                stop.safe_point()
+            case "Metrics":
+                times = [*times, (event.step, time.monotonic())][-SECONDS_WINDOW:]
+                events.write(
+                    "metrics", **event._asdict(), seconds_left=seconds_left(times, event.total_steps)
+                )
+            case "Phase":
+                events.write("phase", **event._asdict())
+            case "Sample":
+                events.write("sample", **event._asdict())
+            case "Note":
+                events.write(event.level, message=event.message)
+
+
+def seconds_left(times: list[tuple[int, float]], total_steps: int) -> float | None:
+    (first, start), (last, now) = times[0], times[-1]
+    return None if last == first else round((total_steps - last) * (now - start) / (last - first), 1)
+
+
+# --- how it ended -----------------------------------------------------------------------------------
+
+
+def failure(error: Exception) -> dict[str, str] | None:
+    """code, message and hint of an error that a person can mend; None for one that is ours."""
+    if hasattr(error, "code") and hasattr(error, "hint"):
+        return {"code": error.code, "message": error.message, "hint": error.hint}  # type: ignore[attr-defined]
+    text = str(error)
+    if isinstance(error, configs.ConfigError):
+        return {"code": "bad_config", "message": text, "hint": "Change the named settings and launch again."}
+    if isinstance(error, protocol.ProtocolError):
+        hint = "The run directory was changed or is incomplete: launch the run again from whole inputs."
+        return {"code": "bad_input", "message": text, "hint": hint}
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
+        return {
+            "code": "disk_full",
+            "message": text,
+            "hint": "Free space under the artefact folder and launch again.",
+        }
+    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if memory or "not enough memory" in text or "can't allocate memory" in text:
+        hint = (
+            "Lower microbatch_tokens (the result stays the same), the batch, or max_length / max_new_tokens."
+        )
+        return {"code": "out_of_memory", "message": text.splitlines()[0], "hint": hint}
+    return None
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1 or not (run_dir := Path(arguments[0])).is_dir():
+        print("usage: python -m training.core RUN_DIR", file=sys.stderr)
+        return 2
+    die_with_supervisor()
+    # Threads that spin while they wait take the processor from those they wait for as soon as the machine
+    # has other work: measured, three to ten times the CPU time. OpenMP reads this when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    stop = StopRequest()
+    (run_dir / "checkpoints").mkdir(exist_ok=True)
+    if (protocol.read_outcome(run_dir) or {}).get("status") == "done":
+        return 0
+    (run_dir / "outcome.json").unlink(missing_ok=True)
+    events = protocol.Events(run_dir)
+    try:
+        run(run_dir, events, stop)
+    except Exception as error:
+        shutil.rmtree(run_dir / ".output.part", ignore_errors=True)
+        if type(error).__name__ == "Stopped":
+            protocol.write_outcome(run_dir, "cancelled")
+            return 0
+        traceback.print_exc()
+        hint = "This is a fault of the program: the run's log file has the details."
+        ours = {"code": "unexpected", "message": f"{type(error).__name__}: {error}", "hint": hint}
+        facts = failure(error) or ours
+        events.write("error", message=facts["message"])
+        protocol.write_outcome(run_dir, "failed", **facts)
+        return 1
+    protocol.write_outcome(run_dir, "done")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,92 @@
+"""The text format of a model: messages to token ids, completions to ids and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from training.core.types import Failure, Message
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""For tokenizers without a chat template of their own; saved with the output."""
+
+
+class Chat:
+    """The text format of one model: messages to prompt ids, completions to ids and back."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        if tokenizer.eos_token_id is None:
+            raise Failure(
+                "no_eos", "the tokenizer has no end-of-text token", "Set eos_token in tokenizer_config.json."
+            )
+        if tokenizer.chat_template is None:
+            bos = "{{ bos_token }}" if tokenizer("")["input_ids"] == [tokenizer.bos_token_id] else ""
+            tokenizer.chat_template = bos + PLAIN_TEMPLATE
+        self.eos_id: int = tokenizer.eos_token_id
+        self.stop_ids: set[int] = {self.eos_id}
+        pad_id = tokenizer.pad_token_id
+        # Masks come from lengths, never from `ids != pad`, so EOS does for padding.
+        self.pad_id: int = self.eos_id if pad_id is None else pad_id
+        self.lead = self._lead()
+
+    def _lead(self) -> str:
+        """What the template puts between the prompt and the completion: mostly nothing, or one space."""
+        question = [{"role": "user", "content": "a"}]
+        prompt = self.render(question)
+        whole = self.tokenizer.apply_chat_template(
+            [*question, {"role": "assistant", "content": "b"}], tokenize=False
+        )
+        rest = whole[len(prompt) :] if whole.startswith(prompt) else ""
+        return " " if rest.startswith(" b") else ""
+
+    def render(self, messages: Sequence[Message]) -> str:
+        return cast(
+            str,
+            self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True),
+        )
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        return cast(list[int], self.tokenizer(self.render(messages), add_special_tokens=False)["input_ids"])
+
+    def completion_ids(self, text: str) -> list[int]:
+        """Ids of a completion with its EOS."""
+        ids = self.tokenizer(self.lead + text, add_special_tokens=False)["input_ids"]
+        return [*ids, self.eos_id]
+
+    def text(self, completion_ids: Sequence[int]) -> str:
+        """What a person reads: no special tokens, no lead, no spaces around."""
+        return cast(str, self.tokenizer.decode(list(completion_ids), skip_special_tokens=True)).strip()
+
+    def fit(self, messages: Sequence[Message], room: int) -> tuple[list[int], bool]:
+        """Prompt ids of at most `room` tokens, and whether anything was lost.
+
+        The oldest turns go first (a leading system turn stays); when the last turn alone is too long its
+        oldest tokens go, so that the separator before the completion is never lost.
+        """
+        ids = self.prompt_ids(messages)
+        if len(ids) <= room:
+            return ids, False
+        system = [message for message in messages[:1] if message["role"] == "system"]
+        turns = list(messages[len(system) :])
+        while len(turns) > 1:
+            turns.pop(0)
+            if turns[0]["role"] == "assistant" and len(turns) > 1:
+                continue
+            ids = self.prompt_ids([*system, *turns])
+            if len(ids) <= room:
+                return ids, True
+        return ids[len(ids) - room :], True
+
+    def same_ids(self, other: Chat) -> bool:
+        """Whether ids of the one mean the same text to the other."""
+        mine, theirs = self.tokenizer.get_vocab(), other.tokenizer.get_vocab()
+        small, large = sorted((mine, theirs), key=len)
+        return (
+            all(large.get(token) == id for token, id in small.items())
+            and self.eos_id == other.eos_id
+            and self.tokenizer.chat_template == other.tokenizer.chat_template
+        )

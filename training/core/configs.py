@@ -1,0 +1,199 @@
+"""One frozen dataclass per run kind: every setting has a default, a sentence and a range.
+
+Web forms, docs and the trainer all read this file, so it imports neither torch nor Django.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+def setting(
+    default: Any,
+    sentence: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    unit: str = "",
+    advanced: bool = False,
+) -> Any:
+    """A dataclass field with what a form, a range check and the docs need to know of it."""
+    metadata = {
+        "help": sentence, "low": low, "high": high, "choices": choices, "unit": unit, "advanced": advanced,
+    }  # fmt: skip
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class ConfigError(ValueError):
+    """A configuration that no run may start with. `problems` maps a setting's name to what is wrong."""
+
+    def __init__(self, problems: dict[str, str]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(f"{name}: {problem}" for name, problem in problems.items()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What every kind has. `inputs` names what the run reads; "?" marks an optional one."""
+
+    kind: ClassVar[str]
+    title: ClassVar[str]
+    sentence: ClassVar[str]
+    inputs: ClassVar[tuple[str, ...]]
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    def cross_problems(self) -> dict[str, str]:
+        """Problems that involve more than one setting."""
+        return {}
+
+
+# fmt: off
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig(Config):
+    kind: ClassVar[str] = "sft"
+    title: ClassVar[str] = "Supervised fine-tuning"
+    sentence: ClassVar[str] = "Teach a language model to write like the demonstrations it is shown."
+    inputs: ClassVar[tuple[str, ...]] = ("policy", "snapshot")
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "starter": {"learning_rate": 3e-3, "batch_tokens": 768, "completion_only": False, "checkpoint_every": 250, "evaluate_every": 125},
+    }
+
+    epochs: int = setting(1, "How many times each demonstration is shown.", low=1, high=100)
+    learning_rate: float = setting(1e-4, "Peak step size of AdamW.", low=1e-8, high=1e-1)
+    batch_tokens: int = setting(4096, "Tokens (padding included) in one optimiser step.", low=16, high=10_000_000, unit="tokens")
+    max_length: int = setting(512, "Longer conversations lose their oldest turns.", low=8, high=131_072, unit="tokens")
+    warmup_fraction: float = setting(0.05, "Share of the steps in which the step size rises from 0.", low=0.0, high=0.9, advanced=True)
+    weight_decay: float = setting(0.01, "Decoupled weight decay.", low=0.0, high=1.0, advanced=True)
+    max_grad_norm: float = setting(1.0, "Gradients longer than this are scaled down to it.", low=1e-6, high=1e6, advanced=True)
+    completion_only: bool = setting(True, "Learn from the assistant's last turn only, not from the prompt.")
+    checkpoint_every: int = setting(50, "Optimiser steps between checkpoints.", low=1, high=100_000, unit="steps", advanced=True)
+    evaluate_every: int = setting(25, "Optimiser steps between held-out losses and sample texts.", low=1, high=100_000, unit="steps", advanced=True)
+    microbatch_tokens: int = setting(8192, "Tokens (padding included) in one forward pass: fewer need less memory, the result is the same.", low=16, high=10_000_000, unit="tokens", advanced=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardModelConfig(Config):
+    kind: ClassVar[str] = "reward_model"
+    title: ClassVar[str] = "Reward model"
+    sentence: ClassVar[str] = "Learn from the judgements which completion people would prefer."
+    inputs: ClassVar[tuple[str, ...]] = ("policy", "snapshot")
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "many judgements": {"epochs": 1},
+        "large model": {"epochs": 1, "learning_rate": 1e-5},
+    }
+
+    epochs: int = setting(4, "How many times each pair is shown; the epoch with the best held-out loss is kept.", low=1, high=100)
+    learning_rate: float = setting(3e-4, "Peak step size of AdamW.", low=1e-8, high=1e-1)
+    batch_pairs: int = setting(16, "Pairs in one optimiser step.", low=1, high=100_000, unit="pairs")
+    max_length: int = setting(512, "Longer transcripts lose their oldest tokens.", low=8, high=131_072, unit="tokens")
+    margin_scale: float = setting(0.0, "How far apart 'slightly' (1), 'better' (2), 'much better' (3) must be scored: margin = scale x strength.", low=0.0, high=10.0)
+    centring: float = setting(0.01, "Weight of the penalty that keeps the mean of a pair's scores at zero.", low=0.0, high=10.0, advanced=True)
+    label_smoothing: float = setting(0.0, "Share of judgements assumed to be slips.", low=0.0, high=0.49, advanced=True)
+    warmup_fraction: float = setting(0.05, "Share of the steps in which the step size rises from 0.", low=0.0, high=0.9, advanced=True)
+    weight_decay: float = setting(0.01, "Decoupled weight decay.", low=0.0, high=1.0, advanced=True)
+    max_grad_norm: float = setting(1.0, "Gradients longer than this are scaled down to it.", low=1e-6, high=1e6, advanced=True)
+    checkpoint_every: int = setting(20, "Optimiser steps between checkpoints.", low=1, high=100_000, unit="steps", advanced=True)
+    microbatch_tokens: int = setting(8192, "Tokens (padding included) in one forward pass: fewer need less memory, the result is the same.", low=16, high=10_000_000, unit="tokens", advanced=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(Config):
+    kind: ClassVar[str] = "ppo"
+    title: ClassVar[str] = "PPO"
+    sentence: ClassVar[str] = "Optimise the policy against the reward model, held near its reference by a KL penalty."
+    inputs: ClassVar[tuple[str, ...]] = ("policy", "reference", "reward_model", "prompts")
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "quick": {"steps": 10, "rollout_prompts": 32, "checkpoint_every": 5},
+        "careful": {"steps": 40, "learning_rate": 1e-4, "kl_coefficient": 0.1, "kl_limit": 12.0},
+        "large model": {"learning_rate": 3e-6, "critic": "separate"},
+    }
+
+    steps: int = setting(16, "Rollouts, each followed by an update.", low=1, high=1_000_000, unit="steps")
+    rollout_prompts: int = setting(64, "Prompts answered in one rollout.", low=1, high=100_000, unit="prompts")
+    max_new_tokens: int = setting(64, "Longest completion.", low=1, high=16_384, unit="tokens")
+    temperature: float = setting(1.0, "Sampling temperature of rollouts; log-probabilities use it too.", low=0.05, high=5.0)
+    learning_rate: float = setting(3e-4, "Step size of Adam for policy and critic; falls to 0 over the run.", low=1e-8, high=1e-1)
+    epochs: int = setting(4, "Passes over each rollout.", low=1, high=100)
+    minibatches: int = setting(2, "Optimiser steps in each pass.", low=1, high=1000)
+    kl_coefficient: float = setting(0.05, "Reward lost per nat away from the reference.", low=0.0, high=100.0)
+    kl_target: float = setting(0.0, "Aim of the adaptive coefficient, in nats per completion; 0 keeps it fixed.", low=0.0, high=10_000.0, unit="nats")
+    kl_horizon: float = setting(2000.0, "Completions over which the adaptive coefficient can grow or shrink by a fifth.", low=1.0, high=1e9, unit="completions", advanced=True)
+    kl_limit: float = setting(20.0, "The run stops, keeping its last good state, when the mean KL of a rollout passes this.", low=0.01, high=100_000.0, unit="nats")
+    critic: str = setting("shared", "shared: a value head on the policy, half the work; separate: a second model that starts as the reward model.", choices=("shared", "separate"), advanced=True)
+    clip: float = setting(0.2, "Probability ratios beyond 1 +- this earn nothing more.", low=0.01, high=1.0, advanced=True)
+    value_clip: float = setting(0.2, "The critic's clip around its old values.", low=0.01, high=100.0, advanced=True)
+    value_coefficient: float = setting(0.5, "Weight of the critic's loss.", low=0.0, high=100.0, advanced=True)
+    gamma: float = setting(1.0, "Discount of later rewards.", low=0.0, high=1.0, advanced=True)
+    gae_lambda: float = setting(0.95, "0: trust the critic; 1: trust the sampled return.", low=0.0, high=1.0, advanced=True)
+    entropy_coefficient: float = setting(0.0, "Weight of a bonus for undecided next tokens.", low=0.0, high=10.0, advanced=True)
+    score_clip: float = setting(10.0, "Scores beyond +- this are cut before the KL penalty.", low=0.01, high=1e6, advanced=True)
+    missing_eos_penalty: float = setting(1.0, "Taken from the score of a completion that was cut off by its length.", low=0.0, high=1e6, advanced=True)
+    epoch_kl_stop: float = setting(0.1, "Passes over a rollout end early when the policy has moved this far per token.", low=0.0, high=100.0, unit="nats", advanced=True)
+    max_grad_norm: float = setting(1.0, "Gradients longer than this are scaled down to it.", low=1e-6, high=1e6, advanced=True)
+    checkpoint_every: int = setting(5, "Steps between checkpoints.", low=1, high=100_000, unit="steps", advanced=True)
+    sample_every: int = setting(5, "Steps between sample texts on the run's page.", low=1, high=100_000, unit="steps", advanced=True)
+    microbatch_tokens: int = setting(8192, "Tokens (padding included) in one forward pass: fewer need less memory, the result is the same.", low=16, high=10_000_000, unit="tokens", advanced=True)
+
+    def cross_problems(self) -> dict[str, str]:
+        problems = {}
+        if self.minibatches > self.rollout_prompts:
+            problems["minibatches"] = f"at most rollout_prompts ({self.rollout_prompts}), got {self.minibatches}"
+        if self.kl_target and not self.kl_coefficient:
+            problems["kl_target"] = "needs kl_coefficient above 0, which it adapts"
+        return problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(Config):
+    kind: ClassVar[str] = "sample"
+    title: ClassVar[str] = "Write completions"
+    sentence: ClassVar[str] = "Let a version answer prompts, for people to judge."
+    inputs: ClassVar[tuple[str, ...]] = ("policy", "prompts", "reward_model?")
+
+    completions_per_prompt: int = setting(2, "Completions of each prompt.", low=1, high=64)
+    max_new_tokens: int = setting(64, "Longest completion.", low=1, high=16_384, unit="tokens")
+    temperature: float = setting(1.0, "0.05 is nearly greedy, 1 is the model's own distribution.", low=0.05, high=5.0)
+    batch_size: int = setting(64, "Completions written at once.", low=1, high=100_000, advanced=True)
+
+
+# fmt: on
+KINDS: dict[str, type[Config]] = {
+    config.kind: config for config in (SFTConfig, RewardModelConfig, PPOConfig, SampleConfig)
+}
+
+
+def field_problem(field: dataclasses.Field[Any], value: Any) -> str | None:
+    """What is wrong with the value of one setting, or None."""
+    low, high, choices = (field.metadata[key] for key in ("low", "high", "choices"))
+    wanted: Any = {"int": int, "float": (int, float), "bool": bool, "str": str}[str(field.type)]
+    if not isinstance(value, wanted) or (isinstance(value, bool) and str(field.type) != "bool"):
+        return f"wanted {field.type}, got {value!r}"
+    if choices and value not in choices:
+        return f"one of {', '.join(choices)}, got {value!r}"
+    if low is not None and not low <= value <= high:
+        return f"between {low:g} and {high:g}, got {value:g}"
+    return None
+
+
+def parse(kind: str, values: dict[str, Any]) -> Config:
+    """The configuration of `kind` from plain values; raises ConfigError with every problem at once."""
+    if kind not in KINDS:
+        raise ConfigError({"kind": f"one of {', '.join(KINDS)}, got {kind!r}"})
+    fields = {field.name: field for field in dataclasses.fields(KINDS[kind])}
+    problems: dict[str, str] = {}
+    for name, value in values.items():
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            problems[name] = "unknown key" + (f" - did you mean {near[0]!r}?" if near else "")
+        elif problem := field_problem(fields[name], value):
+            problems[name] = problem
+    if problems:
+        raise ConfigError(problems)
+    config = KINDS[kind](**values)
+    if problems := config.cross_problems():
+        raise ConfigError(problems)
+    return config

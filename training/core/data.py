@@ -1,0 +1,174 @@
+"""Rows of the input files as token ids, and which rows make up which optimiser step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.core import protocol
+from training.core.chat import Chat
+from training.core.state import generator
+from training.core.types import Demonstration, Failure, Message, Note, Pair, Prompt
+
+GROUPS = 50
+"""Batches cut from one stretch of shuffled rows, sorted by length: similar rows, little padding."""
+PAIR_GROUPS = 8
+"""The same for pairs: fewer, because length says something about the judgement."""
+
+
+def read_rows(path: Path, fields: dict[str, type]) -> Iterator[dict[str, Any]]:
+    """Rows of a JSONL file; raises ProtocolError naming the line that is not as described in protocol.py."""
+    try:
+        for number, row in enumerate(protocol.read_jsonl(path), start=1):
+            for name, wanted in fields.items():
+                if not isinstance(row, dict) or not isinstance(row.get(name), wanted):
+                    raise protocol.ProtocolError(
+                        f"{path.name}, line {number}: {name} is not a {wanted.__name__}"
+                    )
+            yield row
+    except ValueError as error:
+        raise protocol.ProtocolError(f"{path.name} is not JSONL: {error}") from error
+
+
+class Counts:
+    """How many rows were shortened or left out, told once at the end."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.read = self.shortened = self.too_long = self.equal = 0
+
+    def notes(self, limit: int) -> Iterator[Note]:
+        if self.shortened:
+            told = (
+                f"{self.shortened} of {self.read} {self.what} lost their oldest turns to fit {limit} tokens."
+            )
+            yield Note("log", told)
+        if self.too_long:
+            told = f"{self.too_long} of {self.read} {self.what} have over {limit} tokens and were left out."
+            yield Note("warning", told)
+        if self.equal:
+            told = f"{self.equal} of {self.read} {self.what} have twice the same text and were left out."
+            yield Note("warning", told)
+
+
+def demonstrations(
+    path: Path, chat: Chat, limit: int
+) -> tuple[list[Demonstration], list[Demonstration], Counts]:
+    """Training and held-out demonstrations of at most `limit` tokens."""
+    kept: dict[str, list[Demonstration]] = {"train": [], "held_out": []}
+    counts = Counts("demonstrations")
+    for row in read_rows(path, {"prompt": list, "completion": str, "split": str}):
+        counts.read += 1
+        completion = chat.completion_ids(row["completion"])
+        if len(completion) >= limit:
+            counts.too_long += 1
+            continue
+        prompt, lost = chat.fit(row["prompt"], limit - len(completion))
+        counts.shortened += lost
+        kept[row["split"]].append(Demonstration(row["prompt"], prompt, completion))
+    if not kept["train"]:
+        hint = "Collect demonstrations, or raise max_length if they are all too long."
+        raise Failure("no_data", f"no demonstration to learn from ({counts.too_long} are too long)", hint)
+    return kept["train"], kept["held_out"], counts
+
+
+def pairs(path: Path, chat: Chat, limit: int) -> tuple[list[Pair], list[Pair], Counts]:
+    """Training and held-out pairs of at most `limit` tokens a side; two equal texts teach nothing."""
+    kept: dict[str, list[Pair]] = {"train": [], "held_out": []}
+    counts = Counts("pairs")
+    for row in read_rows(path, {"prompt": list, "chosen": str, "rejected": str, "split": str}):
+        counts.read += 1
+        chosen, rejected = chat.completion_ids(row["chosen"]), chat.completion_ids(row["rejected"])
+        longest = max(len(chosen), len(rejected))
+        if chosen == rejected or row["chosen"].strip() == row["rejected"].strip():
+            counts.equal += 1
+        elif longest >= limit:
+            counts.too_long += 1
+        elif row.get("weight", 1.0) > 0:
+            prompt, lost = chat.fit(row["prompt"], limit - longest)
+            counts.shortened += lost
+            facts = float(row.get("margin", 0.0)), bool(row.get("tie", False)), float(row.get("weight", 1.0))
+            kept[row["split"]].append(Pair(prompt, chosen, rejected, *facts))
+    if not any(not pair.tie for pair in kept["train"]):
+        told = f"no usable pair: of {counts.read}, {counts.equal} have equal texts, {counts.too_long} no room"
+        raise Failure("no_data", told, "Collect judgements that are not ties, or raise max_length.")
+    return kept["train"], kept["held_out"], counts
+
+
+def prompts(path: Path, chat: Chat, *, limit: int, new_tokens: int) -> tuple[list[Prompt], list[Note]]:
+    """Prompts that leave room for `new_tokens`. A prompt is never cut silently."""
+    room = limit - new_tokens
+    read = too_long = 0
+    longest = 0
+    kept: list[Prompt] = []
+    for row in read_rows(path, {"prompt": list, "prompt_id": int}):
+        read += 1
+        messages: list[Message] = row["prompt"]
+        ids = chat.prompt_ids(messages)
+        longest = max(longest, len(ids))
+        if len(ids) > room:
+            too_long += 1
+        else:
+            kept.append(Prompt(messages, ids, row["prompt_id"]))
+    told = (
+        f"{too_long} of {read} prompts are too long: the model's context of {limit} tokens leaves {room} "
+        f"beside {new_tokens} new ones, the longest prompt has {longest}"
+    )
+    if not kept:
+        raise Failure("context_too_small", told if read else "there are no prompts", "Lower max_new_tokens.")
+    return kept, [Note("warning", told + "; they are left out.")] if too_long else []
+
+
+# --- which rows make up a step ----------------------------------------------------------------------
+
+
+def order(count: int, seed: int, *place: int) -> list[int]:
+    """A permutation that belongs to one place of the run."""
+    return torch.randperm(count, generator=generator(seed, *place)).tolist()
+
+
+def token_batches(lengths: Sequence[int], budget: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """Every row once: batches of similar length, padded size within `budget`, in random order."""
+    shuffled = order(len(lengths), seed, 1, epoch)
+    mean = max(1, sum(lengths) // len(lengths))
+    stretch = max(1, GROUPS * budget // mean)
+    batches: list[list[int]] = []
+    for start in range(0, len(shuffled), stretch):
+        part = sorted(shuffled[start : start + stretch], key=lambda row: lengths[row])
+        batches.extend(_cut(part, lengths, budget))
+    return [batches[place] for place in order(len(batches), seed, 2, epoch)]
+
+
+def _cut(rows: Iterable[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+    batches: list[list[int]] = []
+    for row in rows:
+        if batches and lengths[row] * (len(batches[-1]) + 1) <= budget:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def pair_batches(lengths: Sequence[int], size: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """Every pair once, `size` to a batch (some may be short of it): similar lengths, in random order.
+
+    The number of batches is the same in every epoch.
+    """
+    shuffled = order(len(lengths), seed, 1, epoch)
+    batches: list[list[int]] = []
+    stretch = PAIR_GROUPS * size
+    for start in range(0, len(shuffled), stretch):
+        part = sorted(shuffled[start : start + stretch], key=lambda row: lengths[row])
+        batches.extend(part[first : first + size] for first in range(0, len(part), size))
+    return [batches[place] for place in order(len(batches), seed, 2, epoch)]
+
+
+def learning_rate_share(step: int, steps: int, warmup_fraction: float) -> float:
+    """Share of the peak at step 1..steps: up in a line over the warm-up, then down to 0 after the last."""
+    warmup = int(steps * warmup_fraction)
+    if step <= warmup:
+        return step / (warmup + 1)
+    return (steps - step + 1) / (steps - warmup)

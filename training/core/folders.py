@@ -1,0 +1,65 @@
+"""Model folders: what may be loaded, and what is left for plain `transformers` to load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from training.core.batches import device
+from training.core.chat import Chat
+from training.core.types import Failure
+
+transformers_logging.disable_progress_bar()
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+def refuse_unsafe(folder: Path) -> None:
+    """Weights that a pickle holds, and code that a checkpoint brings along, are never loaded."""
+    if not (folder / "config.json").is_file():
+        raise Failure("bad_input", f"{folder.name} holds no config.json", "Give a transformers model folder.")
+    for path in sorted(folder.glob("*.json")):
+        described = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(described, dict) and "auto_map" in described:
+            raise Failure(
+                "custom_code",
+                f"{folder.name}/{path.name} asks for code of its own (auto_map)",
+                "Only model classes that transformers itself brings are run.",
+            )
+    pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLE_SUFFIXES]
+    if pickles or not any(folder.glob("*.safetensors")):
+        found = f"{pickles[0]}, a pickle" if pickles else "no safetensors"
+        raise Failure(
+            "unsafe_weights",
+            f"{folder.name} holds {found}",
+            "Convert the weights to safetensors, and remove every other weight file.",
+        )
+
+
+def load_tokenizer(folder: Path) -> Any:
+    refuse_unsafe(folder)
+    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+
+
+def load(kind: Any, folder: Path, **extra: Any) -> Any:
+    """The model of `folder` in float32, dropout off."""
+    refuse_unsafe(folder)
+    model = kind.from_pretrained(
+        str(folder),
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        dtype=torch.float32,
+        **extra,
+    )
+    return model.to(device()).eval()
+
+
+def save(model: Any, chat: Chat, folder: Path) -> None:
+    """A folder that plain `transformers` loads: safetensors, tokenizer, template, generation config."""
+    model.save_pretrained(str(folder))
+    chat.tokenizer.save_pretrained(str(folder))

@@ -1,0 +1,176 @@
+"""Policies, reward models and critics from local `transformers` folders.
+
+Dropout stays off (`eval`) in training too: log-probabilities must be a function of the weights, or PPO's
+ratio starts away from 1.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from training.core.batches import at
+from training.core.chat import Chat
+from training.core.folders import load, load_tokenizer, save
+from training.core.tensors import token_logprobs
+from training.core.types import Rows
+
+
+class Policy:
+    """A causal language model with its text format."""
+
+    def __init__(self, folder: Path) -> None:
+        self.chat = Chat(load_tokenizer(folder))
+        self.model = load(AutoModelForCausalLM, folder)
+        self.device = self.model.device
+        ends = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        self.chat.stop_ids |= set(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        self.takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
+        self.plain_head = self._head_is_plain()
+
+    @property
+    def context(self) -> int:
+        return context_length(self.model)
+
+    @torch.no_grad()
+    def _head_is_plain(self) -> bool:
+        """Whether logits are just head(hidden); where a model scales or caps them, all are computed."""
+        ids = torch.tensor([[self.chat.eos_id] * 4], device=self.device)
+        head = self.model.get_output_embeddings()
+        if head is None:
+            return False
+        hidden = self.model.base_model(input_ids=ids, use_cache=False)[0]
+        whole = self.model(input_ids=ids, use_cache=False).logits
+        return hidden.shape[-1] == head.weight.shape[-1] and torch.allclose(head(hidden), whole, atol=1e-5)
+
+    def next_logits(self, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
+        """Logits of the token after the last column, B x V; `cache` grows by the columns of `input_ids`."""
+        extra = {"position_ids": positions} if self.takes_positions else {}
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "past_key_values": cache,
+            "use_cache": True,
+            **extra,
+        }
+        if self.plain_head:
+            return self.model.get_output_embeddings()(self.model.base_model(**inputs)[0][:, -1])
+        return self.model(**inputs).logits[:, -1]
+
+    def outputs(self, batch: Rows) -> tuple[Tensor, Tensor]:
+        """Last hidden states and logits before every completion token, row after row: N x d and N x V.
+
+        The head, which is most of the work where the vocabulary is large, sees these places only.
+        """
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
+        if self.plain_head:
+            hidden = at(self.model.base_model(**inputs)[0], batch.states)[batch.completion_mask]
+            return hidden, self.model.get_output_embeddings()(hidden)
+        found = self.model(**inputs, output_hidden_states=True)
+        return (
+            at(found.hidden_states[-1], batch.states)[batch.completion_mask],
+            at(found.logits, batch.states)[batch.completion_mask],
+        )
+
+    def logprobs(self, batch: Rows, *, temperature: float = 1.0) -> Tensor:
+        """Log-probabilities of all completion tokens of the batch, row after row: N."""
+        return token_logprobs(self.outputs(batch)[1] / temperature, batch.tokens[batch.completion_mask])
+
+    def save(self, folder: Path) -> None:
+        save(self.model, self.chat, folder)
+
+
+class RewardModel:
+    """A language model with one score for a whole text, read at its last real token."""
+
+    def __init__(self, folder: Path, *, fresh_head_seed: int | None = None) -> None:
+        """`fresh_head_seed`: `folder` holds a language model, which gets a new head instead of having one."""
+        self.chat = Chat(load_tokenizer(folder))
+        self.model = load(AutoModelForSequenceClassification, folder, num_labels=1)
+        self.device = self.model.device
+        self.head: nn.Linear = self.model.score
+        if fresh_head_seed is not None:
+            self._fresh_head(fresh_head_seed)
+            self._own_padding()
+
+    def _fresh_head(self, seed: int) -> None:
+        """Weights of standard deviation 1/sqrt(d+1), bias 0 (Stiennon et al. 2020, appendix B.1)."""
+        generator = torch.Generator().manual_seed(seed)
+        weight = torch.randn(self.head.weight.shape, generator=generator) / (self.head.in_features + 1) ** 0.5
+        with torch.no_grad():
+            self.head.weight.copy_(weight)
+            if self.head.bias is not None:
+                self.head.bias.zero_()
+
+    def _own_padding(self) -> None:
+        """Plain `transformers` finds the last token by `ids != pad`: no text may end with the pad."""
+        tokenizer = self.chat.tokenizer
+        if tokenizer.pad_token_id is None or tokenizer.pad_token_id in self.chat.stop_ids:
+            tokenizer.add_special_tokens({"pad_token": "<|rlhf_pad|>"})
+            if len(tokenizer) > self.model.get_input_embeddings().weight.shape[0]:
+                self.model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        self.chat.pad_id = tokenizer.pad_token_id
+        self.model.config.pad_token_id = self.chat.pad_id
+
+    @property
+    def context(self) -> int:
+        return context_length(self.model)
+
+    def hidden(self, batch: Rows) -> Tensor:
+        """B x L x d."""
+        return self.model.base_model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+        )[0]
+
+    def last_hidden(self, batch: Rows) -> Tensor:
+        """Hidden state of each row's last real token, B x d."""
+        last = batch.attention_mask.sum(1, keepdim=True) - 1
+        return at(self.hidden(batch), last).squeeze(1)
+
+    def scores(self, batch: Rows) -> Tensor:
+        return self.head(self.last_hidden(batch)).squeeze(-1).float()
+
+    def save(self, folder: Path) -> None:
+        save(self.model, self.chat, folder)
+
+
+class SharedCritic(nn.Module):
+    """A value head on the policy's trunk, zero at first: one forward pass for both, and half the memory."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        width = policy.model.get_input_embeddings().weight.shape[1]
+        self.head = nn.Linear(width, 1, device=policy.device)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, batch: Rows, policy_hidden: Tensor) -> Tensor:
+        """Values of the states before every completion token, row after row: N."""
+        return self.head(policy_hidden).squeeze(-1)
+
+
+class SeparateCritic(nn.Module):
+    """A model of its own that starts as the reward model: its score of half a text is a fair first value."""
+
+    def __init__(self, start: RewardModel) -> None:
+        super().__init__()
+        self.model, self.head = start.model.base_model, start.head
+
+    def forward(self, batch: Rows, policy_hidden: Tensor) -> Tensor:
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
+        hidden = self.model(**inputs)[0]
+        return self.head(at(hidden, batch.states)[batch.completion_mask]).squeeze(-1)
+
+
+def context_length(model: Any) -> int:
+    """Tokens that a text may have, prompt and completion together."""
+    config = model.config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        if isinstance(found := config.to_dict().get(name), int):
+            return found
+    return 1 << 30  # relative positions without a limit

@@ -1,0 +1,212 @@
+"""The run directory: the whole conversation between supervisor and trainer. No torch, no Django.
+
+    RUN_DIR/
+      spec.json        {"version": 1, "kind", "config", "seed", "inputs": {name: {"path", "sha256"}}}
+      inputs/          links or copies: policy/, reference/, reward_model/ (folders), *.jsonl
+      events.jsonl     append-only, one object a line, each with "type" and "time" (seconds since the epoch)
+      checkpoints/     step-000040/ complete or absent; manifest.json (sha256 of each file) is written last
+      output/          the finished model (or completions.jsonl) with its manifest.json
+      outcome.json     {"status": "done" | "cancelled"} or {"status": "failed", "code", "message", "hint"}
+
+Input files (JSONL, one object a line, UTF-8):
+    preferences     {"prompt": [messages], "chosen": str, "rejected": str, "margin": float, "tie": bool,
+                     "weight": float, "split": "train" | "held_out", "prompt_id": int, "preference_id": int}
+    demonstrations  {"prompt": [messages], "completion": str, "split": "train" | "held_out"}
+    prompts         {"prompt": [messages], "prompt_id": int}
+`sample` writes output/completions.jsonl: {"prompt_id", "index", "completion", "token_count", "finish_reason":
+    "stop" | "length", "logprob": float (sum over the completion), "score": float | null}
+
+Events:
+    phase    {"phase": str, "step": int, "total_steps": int}
+    metrics  {"step": int, "total_steps": int, "seconds_left": float | null, "values": {path: float}}
+    sample   {"step", "index", "messages", "completion", "score": float | null, "kl": float | null}
+    log / warning / error   {"message": str}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+VERSION = 1
+CHUNK = 1024 * 1024
+
+
+class ProtocolError(Exception):
+    """A run directory that breaks the protocol; says which file and why."""
+
+
+def sha256_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """{relative path: sha256} of every file below `folder` except its manifest."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+
+
+def content_hash(hashes: dict[str, str]) -> str:
+    """One hash of a folder: of its sorted file names and their hashes."""
+    text = json.dumps(hashes, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def folder_hash(folder: Path) -> str:
+    return content_hash(file_hashes(folder))
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or absent: written aside, synced, renamed, folder synced."""
+    aside = path.with_name(path.name + ".part")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: object) -> None:
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ProtocolError(f"{path.name} cannot be read: {error}") from error
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+# --- folders that are complete or absent ------------------------------------------------------------
+
+
+def seal(aside: Path, final: Path) -> str:
+    """Write the manifest of `aside`, sync every file, rename it to `final`; returns the content hash."""
+    hashes = file_hashes(aside)
+    for name in hashes:
+        descriptor = os.open(aside / name, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    write_json(aside / "manifest.json", {"files": hashes, "content_hash": content_hash(hashes)})
+    if final.exists():
+        shutil.rmtree(final)
+    aside.replace(final)
+    sync_folder(final.parent)
+    return content_hash(hashes)
+
+
+def verify(folder: Path) -> str:
+    """The content hash of a sealed folder; raises ProtocolError naming the first file that differs."""
+    manifest = read_json(folder / "manifest.json")
+    found = file_hashes(folder)
+    for name in sorted(manifest["files"].keys() | found.keys()):
+        if found.get(name) != manifest["files"].get(name):
+            raise ProtocolError(f"{folder.name}/{name} differs from its manifest")
+    return content_hash(found)
+
+
+def checkpoint_folder(run_dir: Path, step: int) -> Path:
+    return run_dir / "checkpoints" / f"step-{step:06d}"
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """Complete checkpoint folders, newest first; half-written ones have another name."""
+    return sorted((run_dir / "checkpoints").glob("step-??????"), reverse=True)
+
+
+# --- events -----------------------------------------------------------------------------------------
+
+
+def whole_lines(path: Path) -> int:
+    """Bytes up to the end of the last whole line."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - CHUNK)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                return start + newline + 1
+            end = start
+    return 0
+
+
+class Events:
+    """Appends to events.jsonl, a line at a time, flushed so that a tail sees it at once.
+
+    A half line that a killed trainer left is cut off first.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        path = run_dir / "events.jsonl"
+        if path.exists():
+            os.truncate(path, whole_lines(path))
+        self.file = path.open("a", encoding="utf-8")
+
+    def write(self, type: str, **facts: object) -> None:
+        line = json.dumps({"type": type, "time": time.time(), **facts}, ensure_ascii=False, allow_nan=False)
+        self.file.write(line + "\n")
+        self.file.flush()
+
+
+def read_events(run_dir: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
+    """Events written since byte `offset`, and the new offset; an unfinished last line is left for later."""
+    path = run_dir / "events.jsonl"
+    if not path.exists():
+        return [], offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        block = file.read(8 * CHUNK)
+    end = block.rfind(b"\n") + 1
+    return [json.loads(line) for line in block[:end].splitlines()], offset + end
+
+
+# --- spec and outcome -------------------------------------------------------------------------------
+
+
+def write_spec(
+    run_dir: Path, *, kind: str, config: dict[str, Any], seed: int, inputs: dict[str, dict[str, str]]
+) -> None:
+    spec = {"version": VERSION, "kind": kind, "config": config, "seed": seed, "inputs": inputs}
+    write_json(run_dir / "spec.json", spec)
+
+
+def read_spec(run_dir: Path) -> dict[str, Any]:
+    spec = read_json(run_dir / "spec.json")
+    if not isinstance(spec, dict) or spec.get("version") != VERSION:
+        raise ProtocolError(f"spec.json is not of version {VERSION}")
+    return spec
+
+
+def read_outcome(run_dir: Path) -> dict[str, Any] | None:
+    path = run_dir / "outcome.json"
+    return read_json(path) if path.exists() else None
+
+
+def write_outcome(run_dir: Path, status: str, **facts: str) -> None:
+    write_json(run_dir / "outcome.json", {"status": status, **facts})

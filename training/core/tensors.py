@@ -1,0 +1,108 @@
+"""Arithmetic on B x T tensors with a mask that is true on tokens that count. Pure functions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the true places of `mask`; 0 where there are none."""
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def masked_variance(values: Tensor, mask: Tensor) -> Tensor:
+    """Biased variance over the true places of `mask`; 0 where there are none."""
+    return masked_mean((values - masked_mean(values, mask)) ** 2, mask)
+
+
+def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
+    """Unit variance over the true places of `mask`, and zero mean unless `shift_mean` is false; 0 elsewhere.
+
+    Statistics are those of the whole rollout, biased variance plus 1e-8 (Huang et al. 2023, detail 10 of "The
+    N Implementation Details of RLHF with PPO"). One place, or none, gives zeros and never a NaN.
+    """
+    mean = masked_mean(values, mask)
+    scaled = (values - mean) * torch.rsqrt(masked_variance(values, mask) + 1e-8)
+    return torch.where(mask, scaled if shift_mean else scaled + mean, 0.0)
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """log softmax(logits)[..., tokens] in float32, without a copy of the logits: (..., V), (...) -> (...)."""
+    logits = logits.float()
+    return logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy of softmax(logits) in nats: (..., V) -> (...)."""
+    logits = logits.float()
+    normaliser = logits.logsumexp(-1)
+    return normaliser - (torch.exp(logits - normaliser.unsqueeze(-1)) * logits).sum(-1)
+
+
+def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """log pi - log ref: unbiased for KL(pi || ref) under pi, and the one of the three fit for a reward."""
+    return logprobs - ref_logprobs
+
+
+def kl_k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """Half the squared log-ratio: biased, and never negative."""
+    return 0.5 * (logprobs - ref_logprobs) ** 2
+
+
+def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """ref/pi - 1 - log(ref/pi): unbiased and never negative (Schulman 2020, "Approximating KL")."""
+    log_ratio = (ref_logprobs - logprobs).clamp(-20.0, 20.0)
+    return torch.exp(log_ratio) - 1.0 - log_ratio
+
+
+def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, *, beta: float) -> Tensor:
+    """-beta x KL on every completion token, plus the score on the last one (the EOS, or the cut-off).
+
+    `scores` B, `kl` and `mask` B x T with each row's true places first. A row without a token earns nothing.
+    Source: Ziegler et al. 2019, equation 2, per token as in Stiennon et al. 2020, section 3.4.
+    """
+    rewards = torch.where(mask, -beta * kl, 0.0)
+    lengths = mask.sum(1)
+    rows = torch.nonzero(lengths).squeeze(1)
+    rewards[rows, lengths[rows] - 1] += scores[rows]
+    return rewards
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Advantages and returns, B x T, 0 beyond the mask (Schulman et al. 2016, equation 16).
+
+    `values[t]` is the value of the state before token t. The state after a row's last token is terminal, with
+    value 0, also when the completion was cut off by its length. Returns = advantages + values, never
+    whitened.
+    """
+    advantages = torch.zeros_like(rewards)
+    running = torch.zeros_like(rewards[:, 0]) if rewards.shape[1] else None
+    for t in reversed(range(rewards.shape[1])):
+        assert running is not None
+        following = (
+            torch.where(mask[:, t + 1], values[:, t + 1], 0.0)
+            if t + 1 < rewards.shape[1]
+            else torch.zeros_like(running)
+        )
+        delta = rewards[:, t] + gamma * following - values[:, t]
+        running = torch.where(mask[:, t], delta + gamma * lam * running, 0.0)
+        advantages[:, t] = running
+    return advantages, torch.where(mask, advantages + values, 0.0)
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """1 - Var(returns - values) / Var(returns): 1 for a perfect critic, 0 for one that knows nothing.
+
+    0 too when all returns are equal.
+    """
+    variance = masked_variance(returns, mask)
+    if variance < 1e-12:
+        return torch.zeros_like(variance)
+    return 1.0 - masked_variance(returns - values, mask) / variance
+
+
+def adapt_kl_coefficient(beta: float, kl: float, *, target: float, horizon: float, episodes: int) -> float:
+    """beta x (1 + clip(KL/target - 1, -0.2, 0.2) x episodes / horizon); Ziegler et al. 2019, section 2.2."""
+    error = min(max(kl / target - 1.0, -0.2), 0.2)
+    return beta * (1.0 + error * episodes / horizon)

@@ -1,0 +1,144 @@
+"""What the parts of the trainer hand to each other. B rows, T completion tokens, padded on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from training.core.configs import Config
+
+Message = dict[str, str]
+
+
+class Failure(Exception):
+    """The run cannot go on; `hint` says which setting or input to change."""
+
+    def __init__(self, code: str, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.code, self.message, self.hint = code, message, hint
+
+
+class Stopped(Exception):
+    """Somebody asked the trainer to stop (SIGTERM); raised at a safe point only."""
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds: everything besides the spec that decides the rest of the run."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+class Job(NamedTuple):
+    """One run, as a `train` generator sees it."""
+
+    config: Config
+    seed: int
+    inputs: dict[str, Path]
+    output: Path  # an empty folder for the finished model
+    saved: Saved | None  # where to go on
+    safe_point: Callable[[], None]  # called where stopping loses at most the current step; raises Stopped
+    stopping: Callable[[], bool]  # asked at step boundaries: is a checkpoint wanted now?
+
+
+# --- what a `train` generator yields ----------------------------------------------------------------
+
+
+class Phase(NamedTuple):
+    phase: str
+    step: int
+    total_steps: int
+
+
+class Metrics(NamedTuple):
+    step: int
+    total_steps: int
+    values: dict[str, float]
+
+
+class Sample(NamedTuple):
+    step: int
+    index: int  # type: ignore[assignment]  # the protocol's word; nobody calls tuple.index
+    messages: list[Message]
+    completion: str
+    score: float | None = None
+    kl: float | None = None
+
+
+class Note(NamedTuple):
+    level: str  # log or warning
+    message: str
+
+
+class Checkpoint(NamedTuple):
+    """Whoever drives the generator writes `saved` before asking for the next event."""
+
+    saved: Saved
+
+
+Event = Phase | Metrics | Sample | Note | Checkpoint
+
+
+# --- data -------------------------------------------------------------------------------------------
+
+
+class Prompt(NamedTuple):
+    messages: list[Message]
+    ids: list[int]
+    prompt_id: int
+
+
+class Demonstration(NamedTuple):
+    messages: list[Message]
+    prompt_ids: list[int]
+    completion_ids: list[int]  # EOS included
+
+
+class Pair(NamedTuple):
+    """Two completions of one prompt, `chosen` preferred unless `tie`."""
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]  # EOS included
+    rejected_ids: list[int]
+    margin: float
+    tie: bool
+    weight: float
+
+
+class Completions(NamedTuple):
+    """What `sampling.decode` wrote, row by row."""
+
+    ids: list[list[int]]  # the stop token included where there is one
+    logprobs: list[float]  # nats, summed over the completion, at the sampling temperature
+    finished: list[bool]  # ended by a stop token rather than by its length
+
+
+class Rows(NamedTuple):
+    """Prompt and completion of B rows as one batch, right-padded."""
+
+    input_ids: Tensor  # B x L
+    attention_mask: Tensor  # B x L, 1 on real tokens
+    states: Tensor  # B x T, the position whose output decides completion token t
+    tokens: Tensor  # B x T, completion tokens
+    completion_mask: Tensor  # B x T, true on completion tokens, EOS included
+
+
+class Rollout(NamedTuple):
+    """B completions and everything the update needs of them; each tensor is B x T unless said otherwise."""
+
+    prompts: list[Prompt]
+    completions: Completions
+    texts: list[str]
+    scores: Tensor  # B, as the reward model gives them
+    paid: Tensor  # B, after clip and missing-EOS penalty, before the KL penalty
+    completion_mask: Tensor
+    logprobs: Tensor  # of the policy that sampled
+    ref_logprobs: Tensor
+    values: Tensor
+    entropy: Tensor  # of the policy before each token
+    rewards: Tensor  # -beta KL per token, and the paid score on the last
+    seconds: dict[str, float]

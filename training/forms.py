@@ -1,0 +1,358 @@
+"""The form that launches a run: inputs, frozen data, and the settings of the kind's config dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from django import forms
+from django.db.models import Count, Q
+from django.utils.formats import date_format
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+
+from feedback.models import Comparison, Preference, Project, Prompt, User
+from training import snapshots
+from training.core import configs
+from training.launch import LARGEST_SEED, POLICY_KINDS, SNAPSHOT_KINDS, Input, default_versions
+from training.models import ModelVersion, Snapshot
+
+NOW = "now"
+SNAPSHOTS_OFFERED = 20
+
+
+# --- settings ---------------------------------------------------------------------------------------
+
+
+class NumberField(forms.CharField):
+    """A number typed by a person: spaces are trimmed, a comma is refused, 1e-4 is fine.
+
+    What is wrong is said by the same check that guards every other way to launch a run.
+    """
+
+    def __init__(self, *, setting: dataclasses.Field[Any], whole: bool, **kwargs: Any) -> None:
+        self.setting, self.whole = setting, whole
+        kwargs.setdefault("widget", forms.TextInput(attrs={"inputmode": "numeric" if whole else "decimal"}))
+        super().__init__(**kwargs)
+
+    def prepare_value(self, value: Any) -> Any:
+        return f"{value:g}".replace("e-0", "e-") if isinstance(value, float) else value
+
+    def clean(self, value: Any) -> int | float:
+        text = str(super().clean(value))
+        if "," in text:
+            raise forms.ValidationError(
+                _("Write a point for the decimal sign and no thousands sign; got “%s”.") % text
+            )
+        try:
+            number: int | float = int(text) if self.whole else float(text)
+        except ValueError as error:
+            wanted = _("a whole number") if self.whole else _("a number")
+            raise forms.ValidationError(
+                _("Wanted %(wanted)s, got “%(text)s”.") % {"wanted": wanted, "text": text}
+            ) from error
+        if problem := configs.field_problem(self.setting, number):
+            raise forms.ValidationError(problem)
+        return number
+
+
+ABBREVIATIONS = {"Kl": "KL", "Gae": "GAE", "Eos": "EOS", "eos": "EOS", "kl": "KL", "gae": "GAE"}
+
+
+def label_of(setting: dataclasses.Field[Any]) -> str:
+    """ "kl_limit" in nats is "KL limit, nats"; a unit that the name says already is left out."""
+    words = setting.name.replace("_", " ").capitalize().split()
+    label = " ".join(ABBREVIATIONS.get(word, word) for word in words)
+    unit = setting.metadata["unit"]
+    return f"{label}, {_(unit)}" if unit and unit not in setting.name else label
+
+
+def plain(number: float) -> str:
+    """A bound or default as people write it: 1,000,000; 0.0001; 1e-8."""
+    if isinstance(number, int) or abs(number) >= 1000:
+        return f"{number:,.0f}"
+    return f"{number:g}".replace("e-0", "e-")
+
+
+def field_for(setting: dataclasses.Field[Any], initial: Any) -> forms.Field:
+    """The form field of one setting: its sentence and range as help, its unit in the label."""
+    facts, usual = setting.metadata, cast(float, setting.default)
+    help_text = _(facts["help"])
+    if facts["low"] is not None:
+        bounds = {"low": plain(facts["low"]), "high": plain(facts["high"]), "default": plain(usual)}
+        help_text += " " + _("%(low)s to %(high)s; usually %(default)s.") % bounds
+    shared: dict[str, Any] = {"label": label_of(setting), "help_text": help_text}
+    if setting.type == "bool":
+        return forms.BooleanField(required=False, initial=initial, **shared)
+    if facts["choices"]:
+        return forms.ChoiceField(
+            choices=[(name, name) for name in facts["choices"]], initial=initial, **shared
+        )
+    return NumberField(setting=setting, whole=setting.type == "int", initial=initial, **shared)
+
+
+# --- what a run can read ----------------------------------------------------------------------------
+
+DEMONSTRATIONS = [
+    ("chosen", gettext_lazy("Completions that were preferred")),
+    ("written", gettext_lazy("Completions that people wrote or corrected")),
+    ("imported", gettext_lazy("Imported completions")),
+]
+PROMPTS = [
+    (Prompt.Split.TRAIN, gettext_lazy("Training prompts")),
+    ("all", gettext_lazy("All prompts")),
+    (Prompt.Split.HELD_OUT, gettext_lazy("Held-out prompts")),
+    (Prompt.Split.REVIEW, gettext_lazy("Review prompts")),
+]
+VERSION_LABELS = {
+    "policy": gettext_lazy("Policy"),
+    "reference": gettext_lazy("Reference policy"),
+    "reward_model": gettext_lazy("Reward model"),
+}
+VERSION_HELP = {
+    ("sft", "policy"): gettext_lazy("The version that learns to write like the demonstrations."),
+    ("reward_model", "policy"): gettext_lazy("Its weights are where the reward model starts."),
+    ("ppo", "policy"): gettext_lazy("The version to improve."),
+    ("ppo", "reference"): gettext_lazy("The KL penalty holds the policy near this version."),
+    ("ppo", "reward_model"): gettext_lazy("Scores each completion."),
+    ("sample", "policy"): gettext_lazy("The version that writes."),
+    ("sample", "reward_model"): gettext_lazy("Optional: scores what is written, without changing it."),
+}
+
+
+if TYPE_CHECKING:
+    ChoiceOfVersion = forms.ModelChoiceField[ModelVersion]
+else:
+    ChoiceOfVersion = forms.ModelChoiceField
+
+
+class VersionField(ChoiceOfVersion):
+    def label_from_instance(self, version: ModelVersion) -> str:
+        return f"{version} · {version.get_kind_display()}" + (f" · {version.note}" if version.note else "")
+
+
+def describe_snapshot(snapshot: Snapshot) -> str:
+    """ "s-9: 474 pairs, 21 Nov 2026"."""
+    counts = snapshot.counts
+    what = {
+        Snapshot.Kind.PREFERENCES: (_("pairs"), "pairs"),
+        Snapshot.Kind.DEMONSTRATIONS: (_("demonstrations"), "demonstrations"),
+        Snapshot.Kind.PROMPTS: (_("prompts"), "prompts"),
+    }[Snapshot.Kind(snapshot.kind)]
+    day = date_format(snapshot.created_at, "j M Y")
+    return f"{snapshot}: {counts.get(what[1], '?')} {what[0]}, {day}"
+
+
+class Freezable(NamedTuple):
+    """What freezing the judgements now would give: pairs with and without simulated annotators."""
+
+    pairs: int
+    decided: int
+    people: int
+    simulated: int
+    imported: int
+    annotators: int
+
+
+def freezable(project: Project) -> Freezable:
+    """Counted by the rules of `Preference.pairs()`: only a tie between two bad completions is no pair."""
+    found = Preference.objects.filter(
+        comparison__project=project, comparison__purpose=Comparison.Purpose.TRAINING
+    )
+    neither = Q(strength=0, acceptability=Preference.Acceptability.NEITHER)
+    counted = found.current().aggregate(
+        n_pairs=Count("pk", filter=~neither),
+        n_decided=Count("pk", filter=~Q(strength=0)),
+        n_people=Count("pk", filter=Q(simulated=False, imported=False)),
+        n_simulated=Count("pk", filter=Q(simulated=True)),
+        n_imported=Count("pk", filter=Q(imported=True, simulated=False)),
+        n_annotators=Count("annotator", distinct=True),
+    )
+    return Freezable(**{name.removeprefix("n_"): count for name, count in counted.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Obstacle:
+    """Why a run of this kind cannot start yet, and the page that mends it."""
+
+    words: str
+    label: str
+    view: str
+    args: tuple[str, ...] = ()
+
+
+def obstacles(project: Project, kind: str) -> list[Obstacle]:
+    """All that is missing, so that nobody mends one thing only to be told of the next."""
+    found = []
+    usual = default_versions(project, kind)
+    if "policy" not in usual:
+        words = _("There is no model version to start from.")
+        found.append(Obstacle(words, _("Versions"), "version_list"))
+    if "reward_model" in configs.KINDS[kind].inputs and "reward_model" not in usual:
+        words = _("There is no reward model yet: PPO has nothing to optimise.")
+        found.append(Obstacle(words, _("Train a reward model"), "run_launch", ("reward_model",)))
+    if kind == "reward_model" and not _frozen(project, Snapshot.Kind.PREFERENCES):
+        decided = freezable(project).decided
+        if decided < snapshots.MINIMUM_PAIRS:
+            words = ngettext(
+                "Training needs at least %(wanted)d usable pairs; there is %(found)d.",
+                "Training needs at least %(wanted)d usable pairs; there are %(found)d.",
+                decided,
+            ) % {"wanted": snapshots.MINIMUM_PAIRS, "found": decided}
+            found.append(Obstacle(words, _("Judge"), "judge"))
+    if kind in ("ppo", "sample") and not project.prompts.exists():
+        found.append(Obstacle(_("There are no prompts to answer."), _("Import prompts"), "import_upload"))
+    return found
+
+
+def _frozen(project: Project, kind: str) -> bool:
+    return Snapshot.objects.filter(project=project, kind=kind).exists()
+
+
+# --- launch a run -----------------------------------------------------------------------------------
+
+
+class LaunchForm(forms.Form):
+    """Inputs, settings and seed of one run. Fields are made from the kind's config dataclass."""
+
+    seed = forms.IntegerField(
+        label=gettext_lazy("Seed"),
+        min_value=0,
+        max_value=LARGEST_SEED,
+        initial=0,
+        help_text=gettext_lazy("The same inputs, settings and seed give the same result."),
+    )
+
+    def __init__(self, *args: Any, project: Project, kind: str, preset: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.project, self.kind, self.settings_of = project, kind, configs.KINDS[kind]
+        self.wanted = [name.rstrip("?") for name in self.settings_of.inputs]
+        seed = self.fields.pop("seed")
+        self._add_versions()
+        self._add_data()
+        chosen = self.settings_of.presets.get(preset, {})
+        self.simple: list[str] = []
+        self.advanced: list[str] = []
+        for setting in dataclasses.fields(self.settings_of):
+            self.fields[setting.name] = field_for(setting, chosen.get(setting.name, setting.default))
+            (self.advanced if setting.metadata["advanced"] else self.simple).append(setting.name)
+        self.fields["seed"] = seed
+        self.advanced.append("seed")
+
+    def _add_versions(self) -> None:
+        versions = ModelVersion.objects.filter(project=self.project, state=ModelVersion.State.READY)
+        usual = default_versions(self.project, self.kind)
+        for name in self.wanted:
+            if (self.kind, name) in SNAPSHOT_KINDS:
+                continue
+            reward = name == "reward_model"
+            kinds = (ModelVersion.Kind.REWARD,) if reward else POLICY_KINDS
+            self.fields[name] = VersionField(
+                queryset=versions.filter(kind__in=kinds),
+                label=VERSION_LABELS[name],
+                help_text=VERSION_HELP[self.kind, name],
+                required=f"{name}?" not in self.settings_of.inputs,
+                initial=usual[name].pk if name in usual else None,
+            )
+
+    def _add_data(self) -> None:
+        """Which frozen data to read: what is there now, or a snapshot from before."""
+        wanted = next(kind for (run_kind, _name), kind in SNAPSHOT_KINDS.items() if run_kind == self.kind)
+        before = Snapshot.objects.filter(project=self.project, kind=wanted)[:SNAPSHOTS_OFFERED]
+        fresh: list[tuple[str, Any]] = [(f"{NOW}:{split}", label) for split, label in PROMPTS]
+        if self.kind == "sft":
+            fresh = [(f"{NOW}:{source}", label) for source, label in DEMONSTRATIONS]
+        elif self.kind == "reward_model":
+            fresh = [(NOW, _("Judgements in force"))]
+        kept = [(str(snapshot.pk), describe_snapshot(snapshot)) for snapshot in before]
+        self.fields["data"] = forms.ChoiceField(
+            label=_("Data"),
+            choices=[(_("Freeze now"), fresh), *([(_("Frozen before"), kept)] if kept else [])],
+            initial=fresh[0][0],
+            help_text=_("A run reads frozen data that never change, so that it can be repeated."),
+        )
+        if self.kind == "reward_model":
+            self.fields["include_simulated"] = forms.BooleanField(
+                label=_("Include simulated annotators"),
+                required=False,
+                initial=True,
+                help_text=_("When frozen now: also learn from judgements that programs gave."),
+            )
+        if self.kind in ("ppo", "sample"):
+            self.fields["limit"] = forms.IntegerField(
+                label=_("Prompts at most"),
+                required=False,
+                min_value=1,
+                help_text=_("When frozen now: that many, drawn by the seed. Empty takes all."),
+            )
+        if self.kind == "sample":
+            self.fields["compare"] = forms.BooleanField(
+                label=_("Put them up for judgement"),
+                required=False,
+                initial=True,
+                help_text=_("Completions of one prompt are paired, and people compare them next."),
+            )
+
+    @property
+    def inputs_fields(self) -> list[forms.BoundField]:
+        shown = {*self.simple, *self.advanced}
+        return [self[name] for name in self.fields if name not in shown]
+
+    @property
+    def simple_fields(self) -> list[forms.BoundField]:
+        return [self[name] for name in self.simple]
+
+    @property
+    def advanced_fields(self) -> list[forms.BoundField]:
+        return [self[name] for name in self.advanced]
+
+    @property
+    def advanced_has_errors(self) -> bool:
+        return any(name in self.errors for name in self.advanced)
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        for name in self.data:
+            if name not in self.fields and name not in ("csrfmiddlewaretoken", "preset"):
+                near = difflib.get_close_matches(name, self.fields, n=1)
+                unknown = _("Unknown setting “%(name)s”.") % {"name": name}
+                self.add_error(None, unknown + (_(" Did you mean “%s”?") % near[0] if near else ""))
+        if not self.errors:
+            config = self.settings_of(**self.config_values())
+            for name, problem in config.cross_problems().items():
+                self.add_error(name, problem)
+        return cleaned
+
+    def config_values(self) -> dict[str, Any]:
+        names = [setting.name for setting in dataclasses.fields(self.settings_of)]
+        return {name: self.cleaned_data[name] for name in names}
+
+    def freeze(self, actor: User) -> Snapshot:
+        """The frozen data that the run will read; raises NothingToFreeze in words."""
+        chosen, _colon, what = str(self.cleaned_data["data"]).partition(":")
+        if chosen != NOW:
+            return Snapshot.objects.get(project=self.project, pk=int(chosen))
+        if self.kind == "sft":
+            return snapshots.freeze_demonstrations(self.project, actor=actor, source=what)
+        if self.kind == "reward_model":
+            simulated = self.cleaned_data["include_simulated"]
+            return snapshots.freeze_preferences(self.project, actor=actor, include_simulated=simulated)
+        return snapshots.freeze_prompts(
+            self.project,
+            actor=actor,
+            split=None if what == "all" else what,
+            limit=self.cleaned_data["limit"],
+            seed=self.cleaned_data["seed"],
+        )
+
+    def inputs(self, snapshot: Snapshot) -> dict[str, Input]:
+        read: dict[str, Input] = {}
+        for name in self.wanted:
+            thing = snapshot if (self.kind, name) in SNAPSHOT_KINDS else self.cleaned_data[name]
+            if thing is not None:
+                read[name] = thing
+        return read
+
+    def purpose(self) -> dict[str, Any]:
+        return {"compare": True} if self.cleaned_data.get("compare") else {}

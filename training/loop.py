@@ -1,0 +1,325 @@
+"""Where a project stands in its loop, and the one sensible next action."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from django.db.models import Count, Q
+from django.utils.translation import gettext as _
+
+from feedback.models import Comparison, Completion, Preference, Project, Prompt, Role
+from training import review as reviews
+from training.models import ModelVersion, PromotedVersion, Review, Run, RunInput
+from training.snapshots import MINIMUM_PAIRS
+
+ENOUGH = 100
+"""New judgements that make another reward model worth its time."""
+
+
+class Named(NamedTuple):
+    """A row that an action points to; of a run also its kind."""
+
+    pk: int
+    name: str
+    kind: str = ""
+
+
+class ReviewFacts(NamedTuple):
+    """The newest review of the candidate beside the promoted version."""
+
+    pk: int
+    state: str
+    complete: bool
+    judged: int
+    planned: int
+    better: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the next action depends on; judgements are those in force on training comparisons."""
+
+    prompts: int = 0
+    held_out: int = 0
+    completions: int = 0
+    open: int = 0
+    """Training comparisons that wait for a judgement."""
+    people: int = 0
+    simulated: int = 0
+    imported: int = 0
+    fresh: int = 0
+    """Judgements that came after the newest reward model's data were frozen."""
+    decided: int = 0
+    """Judgements that are no ties: what a reward model can be trained on."""
+    newest: Named | None = None
+    promoted: Named | None = None
+    promoted_compared: int = 0
+    """Training comparisons of completions by the promoted version."""
+    reward_model: Named | None = None
+    reward_model_used: bool = False
+    candidate: Named | None = None
+    """The newest policy, when it came after the last promotion and nobody promoted it yet."""
+    review: ReviewFacts | None = None
+    active_run: Named | None = None
+    failed_run: Named | None = None
+
+    @property
+    def judgements(self) -> int:
+        return self.people + self.simulated + self.imported
+
+
+@dataclass(frozen=True)
+class Action:
+    """A thing to do: its button, why it comes next, the page, and the least role that may do it."""
+
+    key: str
+    label: str
+    reason: str
+    view: str
+    args: dict[str, Any] = field(default_factory=dict)
+    query: str = ""
+    role: Role = Role.ENGINEER
+    other: Action | None = None
+
+
+# --- what to do next --------------------------------------------------------------------------------
+
+
+def next_action(facts: Facts) -> Action:
+    """The one sensible next action; the order of the steps is the order of the loop."""
+    for step in (_prepare, _wait, _decide, _optimise, _learn, _judge):
+        if action := step(facts):
+            return action
+    return _write(facts)
+
+
+def _prepare(facts: Facts) -> Action | None:
+    if not facts.prompts:
+        reason = _(
+            "A loop begins with prompts. Import a file of prompts, or of preferences judged elsewhere."
+        )
+        return Action("import", _("Import prompts"), reason, "import_upload")
+    if facts.newest is None:
+        reason = _("There is no model version yet. An administrator of this machine registers the first one.")
+        return Action("no_version", _("Versions"), reason, "version_list", role=Role.REVIEWER)
+    if facts.promoted is None:
+        reason = _("%(version)s waits to be promoted: the promoted version writes the completions.")
+        return Action(
+            "promote_first",
+            _("Promote %(version)s") % {"version": facts.newest.name},
+            reason % {"version": facts.newest.name},
+            "version_promote",
+            {"pk": facts.newest.pk},
+            role=Role.ADMIN,
+        )
+    return None
+
+
+def _wait(facts: Facts) -> Action | None:
+    if facts.active_run:
+        reason = _("%(run)s is at work. Its page shows how it goes.") % {"run": facts.active_run.name}
+        other = _judge_anyway() if facts.open else None
+        args = {"pk": facts.active_run.pk}
+        return Action("watch", _("Watch it"), reason, "run_detail", args, role=Role.REVIEWER, other=other)
+    if facts.failed_run:
+        reason = _("%(run)s failed. Its page says why and what mends it.") % {"run": facts.failed_run.name}
+        args = {"pk": facts.failed_run.pk}
+        return Action("failed", _("See what happened"), reason, "run_detail", args, role=Role.REVIEWER)
+    return None
+
+
+def _decide(facts: Facts) -> Action | None:
+    candidate, promoted, review = facts.candidate, facts.promoted, facts.review
+    if candidate is None or promoted is None:
+        return None
+    names = {"candidate": candidate.name, "promoted": promoted.name}
+    if review is None:
+        reason = _("Nobody has compared %(candidate)s with %(promoted)s without knowing which is which.")
+        label = _("Review %(candidate)s") % names
+        query = f"candidate={candidate.pk}&baseline={promoted.pk}"
+        other = _compare(candidate, promoted)
+        return Action("review", label, reason % names, "review_create", query=query, other=other)
+    if review.state != Review.State.CLOSED:
+        return _go_on_with(review, names)
+    if not review.better:
+        return None
+    reason = _("%(candidate)s is better than %(promoted)s: promote it, and it writes the next completions.")
+    label = _("Promote %(candidate)s") % names
+    args, other = {"pk": candidate.pk}, _compare(candidate, promoted)
+    return Action("promote", label, reason % names, "version_promote", args, role=Role.ADMIN, other=other)
+
+
+def _go_on_with(review: ReviewFacts, names: dict[str, str]) -> Action:
+    """What an open review waits for."""
+    page = Action("verdict", _("The review"), "", "review_detail", {"pk": review.pk}, role=Role.REVIEWER)
+    if review.state == Review.State.SAMPLING:
+        reason = _("Both versions write the completions that the review of %(candidate)s compares.")
+        return replace(page, reason=reason % names)
+    if review.complete:
+        reason = _(
+            "All blind comparisons of %(candidate)s are judged: read the verdict and close the review."
+        )
+        return replace(page, label=_("Read the verdict"), reason=reason % names)
+    reason = _("%(judged)d of %(planned)d blind judgements of %(candidate)s are in.")
+    reason %= {**names, "judged": review.judged, "planned": review.planned}
+    return Action("judge_review", _("Judge"), reason, "judge", role=Role.ANNOTATOR, other=page)
+
+
+def _optimise(facts: Facts) -> Action | None:
+    if facts.reward_model is None or facts.reward_model_used:
+        return None
+    reason = _("No policy has learned from %(reward_model)s yet.") % {"reward_model": facts.reward_model.name}
+    other = _judge_anyway() if facts.open else None
+    return Action("ppo", _("Optimise the policy"), reason, "run_launch", {"kind": "ppo"}, other=other)
+
+
+def _learn(facts: Facts) -> Action | None:
+    if facts.decided < MINIMUM_PAIRS or not facts.fresh:
+        return None
+    if facts.fresh >= ENOUGH:
+        reason = _("%(fresh)d judgements are new since the last reward model.")
+    elif not facts.open:
+        reason = _("All comparisons are judged; %(fresh)d judgements are new.")
+    else:
+        return None
+    if facts.reward_model is None:
+        reason = _("%(fresh)d judgements are there: enough for a first reward model.")
+    other = _judge_anyway() if facts.open else None
+    return Action(
+        "reward_model",
+        _("Train a reward model"),
+        _kept(facts) + reason % {"fresh": facts.fresh},
+        "run_launch",
+        {"kind": "reward_model"},
+        other=other,
+    )
+
+
+def _judge(facts: Facts) -> Action | None:
+    if not facts.open or (not facts.promoted_compared and facts.promoted and facts.reward_model):
+        return None
+    wanted = max(1, min(ENOUGH - facts.fresh, facts.open))
+    reason = _("%(wanted)d more judgements, then a reward model can learn from them.") % {"wanted": wanted}
+    train = Action("train_anyway", _("Train now anyway"), "", "run_launch", {"kind": "reward_model"})
+    other = train if facts.fresh and facts.decided >= MINIMUM_PAIRS else None
+    return Action("judge", _("Judge"), _kept(facts) + reason, "judge", role=Role.ANNOTATOR, other=other)
+
+
+def _write(facts: Facts) -> Action:
+    assert facts.promoted is not None  # _prepare came first
+    if facts.promoted_compared:
+        reason = _("Everything %(version)s wrote is judged.") % {"version": facts.promoted.name}
+    else:
+        reason = _("%(version)s has written nothing to judge yet. Judgements of its own texts teach it most.")
+        reason %= {"version": facts.promoted.name}
+    other = _judge_anyway() if facts.open else None
+    return Action(
+        "write", _("Write completions"), _kept(facts) + reason, "run_launch", {"kind": "sample"}, other=other
+    )
+
+
+def _judge_anyway() -> Action:
+    return Action("judge_anyway", _("Judge"), "", "judge", role=Role.ANNOTATOR)
+
+
+def _compare(candidate: Named, promoted: Named) -> Action:
+    query = f"a={promoted.pk}&b={candidate.pk}"
+    return Action("compare", _("Side by side"), "", "version_compare", query=query, role=Role.REVIEWER)
+
+
+def _kept(facts: Facts) -> str:
+    """What became of a candidate that its review did not find better."""
+    if facts.candidate is None or facts.promoted is None or facts.review is None:
+        return ""
+    names = {"candidate": facts.candidate.name, "promoted": facts.promoted.name}
+    if facts.review.better is False:
+        return _("%(candidate)s is worse than %(promoted)s, which stays.") % names + " "
+    return _("%(candidate)s is not shown to be better than %(promoted)s, which stays.") % names + " "
+
+
+# --- what is there ----------------------------------------------------------------------------------
+
+
+def gather(project: Project) -> Facts:
+    """The facts of a project, in a fixed number of queries."""
+    versions = ModelVersion.objects.filter(project=project)
+    policies = versions.exclude(kind=ModelVersion.Kind.REWARD).order_by("-number")
+    newest = policies.filter(state=ModelVersion.State.READY).first()
+    reward = versions.filter(kind=ModelVersion.Kind.REWARD).order_by("-number").first()
+    pointer = PromotedVersion.objects.filter(project=project).select_related("version", "promotion").first()
+    promoted = pointer.version if pointer else None
+    candidate = None
+    if pointer:
+        later = policies.filter(kind=ModelVersion.Kind.POLICY, created_at__gt=pointer.promotion.at)
+        candidate = later.filter(promotions=None, state=ModelVersion.State.READY).first()
+    runs = Run.objects.filter(project=project)
+    last = runs.first()
+    active = runs.filter(state__in=(Run.State.RUNNING, Run.State.QUEUED)).order_by("-state", "id").first()
+    review = _review_facts(candidate, promoted)
+    completions = Completion.objects.filter(prompt__project=project)
+    waiting = Comparison.objects.filter(project=project, purpose=Comparison.Purpose.TRAINING)
+    return Facts(
+        **Prompt.objects.filter(project=project).aggregate(
+            prompts=Count("pk"), held_out=Count("pk", filter=~Q(split=Prompt.Split.TRAIN))
+        ),
+        completions=completions.count(),
+        open=waiting.open().count(),
+        **count_judgements(project, since=frozen_at(reward)),
+        newest=_named(newest),
+        promoted=_named(promoted),
+        promoted_compared=waiting.filter(completions__model_version=promoted).distinct().count()
+        if promoted
+        else 0,
+        reward_model=_named(reward),
+        reward_model_used=reward is not None
+        and reward.used_by.filter(name="reward_model", run__state=Run.State.DONE)
+        .exclude(run__kind="sample")
+        .exists(),
+        candidate=_named(candidate),
+        review=review,
+        active_run=Named(active.pk, active.title, active.kind) if active else None,
+        failed_run=Named(last.pk, last.title, last.kind) if last and last.state == Run.State.FAILED else None,
+    )
+
+
+def _named(version: ModelVersion | None) -> Named | None:
+    return Named(version.pk, str(version)) if version else None
+
+
+def frozen_at(reward_model: ModelVersion | None) -> datetime | None:
+    """When the preferences that this reward model learned from were frozen."""
+    if reward_model is None:
+        return None
+    read = (
+        RunInput.objects.filter(run=reward_model.run_id, name="snapshot").select_related("snapshot").first()
+    )
+    return read.snapshot.created_at if read and read.snapshot else reward_model.created_at
+
+
+def count_judgements(project: Project, *, since: datetime | None) -> dict[str, int]:
+    """Judgements in force on training comparisons, by who gave them; `fresh` are those after `since`."""
+    found = Preference.objects.filter(
+        comparison__project=project, comparison__purpose=Comparison.Purpose.TRAINING
+    ).current()
+    counted = found.aggregate(
+        n_people=Count("pk", filter=Q(simulated=False, imported=False)),
+        n_simulated=Count("pk", filter=Q(simulated=True)),
+        n_imported=Count("pk", filter=Q(imported=True, simulated=False)),
+        n_decided=Count("pk", filter=~Q(strength=0)),
+        n_fresh=Count("pk", filter=Q(created_at__gt=since) if since else Q()),
+    )
+    return {name.removeprefix("n_"): count for name, count in counted.items()}
+
+
+def _review_facts(candidate: ModelVersion | None, promoted: ModelVersion | None) -> ReviewFacts | None:
+    if candidate is None or promoted is None:
+        return None
+    found = Review.objects.filter(candidate=candidate, baseline=promoted).exclude(state=Review.State.FAILED)
+    review = found.first()
+    if review is None:
+        return None
+    done = reviews.progress(review)
+    better = review.verdict.get("better") if review.state == Review.State.CLOSED else None
+    return ReviewFacts(review.pk, review.state, done.complete, done.judged, done.planned, better)
