@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.core import tiny
-from training.core import data, ppo, protocol
+from training.core import data, protocol
 from training.core.chat import Chat
 from training.core.types import Failure
 
@@ -46,11 +46,11 @@ def test_pair_batches_hold_every_pair_once_and_are_as_many_in_every_epoch() -> N
 
 
 def test_every_prompt_is_seen_once_before_any_is_seen_again() -> None:
-    drawn = [row for step in range(1, 8) for row in ppo.draw_prompts(10, 7, 0, step)]
+    drawn = [row for step in range(1, 8) for row in data.draw_prompts(10, 7, 0, step)]
     for start in range(0, 40, 10):
         assert sorted(drawn[start : start + 10]) == list(range(10))
     assert drawn[:10] != drawn[10:20]
-    assert sorted(Counter(ppo.draw_prompts(3, 7, 0, 1)).values()) == [2, 2, 3]
+    assert sorted(Counter(data.draw_prompts(3, 7, 0, 1)).values()) == [2, 2, 3]
 
 
 def test_the_learning_rate_rises_falls_and_ends_just_above_zero() -> None:

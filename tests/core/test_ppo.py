@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tests.core import drive, tiny
 from training.core import batches, configs, models, ppo, rewards, rollout, state, tensors
-from training.core.types import Failure, Job, Prompt, Rollout
+from training.core.types import Completion, Job, Prompt, Rollout
 
 CONFIG: dict[str, Any] = {
     "steps": 3, "rollout_prompts": 12, "max_new_tokens": 10, "learning_rate": 1e-3, "minibatches": 3,
@@ -50,8 +50,12 @@ def make_team(folder: Path, reward_model: Path, critic: str = "shared") -> rollo
         policy,
         models.Policy(folder),
         models.SharedCritic(policy) if critic == "shared" else models.SeparateCritic(start),
-        rewards.RewardModelScore(models.RewardModel(reward_model), policy.chat),
+        rewards.configured(config(), rewards.RewardModelScore(models.RewardModel(reward_model), policy.chat)),
     )
+
+
+def scorer_of(team: rollout.Team) -> rewards.RewardModelScore:
+    return team.scorer.parts["reward_model"][1]  # type: ignore[return-value]
 
 
 def collect(team: rollout.Team, settings: configs.PPOConfig, seed: int = 0) -> Rollout:
@@ -88,7 +92,7 @@ def test_logprobs_of_policy_and_reference_are_tempered_alike(
     team = make_team(gpt2, reward_model)._replace(reference=models.Policy(llama))
     found = collect(team, config())
     for row, prompt in enumerate(found.prompts):
-        ids = found.completions.ids[row]
+        ids = found.completions[row].ids
         for model, logprobs in (
             (team.policy.model, found.logprobs),
             (team.reference.model, found.ref_logprobs),
@@ -98,8 +102,7 @@ def test_logprobs_of_policy_and_reference_are_tempered_alike(
             expected = torch.log_softmax(logits, -1)[torch.arange(len(ids)), ids]
             assert torch.allclose(logprobs[row, : len(ids)], expected, atol=1e-4)
             assert not logprobs[row, len(ids) :].any()
-    sampled = torch.tensor(found.completions.logprobs)
-    assert torch.allclose(found.logprobs.sum(1), sampled, atol=1e-3)
+    assert torch.allclose(found.logprobs.sum(1), found.decoded_logprobs, atol=1e-3)
 
 
 def test_the_rollout_s_metrics_keep_the_identity(gpt2: Path, llama: Path, reward_model: Path) -> None:
@@ -115,22 +118,23 @@ def test_the_rollout_s_metrics_keep_the_identity(gpt2: Path, llama: Path, reward
 
 def test_a_missing_end_costs_after_the_clip_and_a_stop_token_is_an_end() -> None:
     """Item 17, three rows: ended, ended beyond the clip, cut off beyond the clip."""
-    found = rollout.pay(
+    found = rewards.pay(
         torch.tensor([0.5, 9.0, 9.0]),
         torch.tensor([True, True, False]),
         config(score_clip=2.0, missing_eos_penalty=0.75),
+        1.0,
     )
     assert found.tolist() == [0.5, 2.0, 1.25]
 
 
 def test_scores_are_the_reward_model_s_own_when_tokenizers_agree(gpt2: Path, reward_model: Path) -> None:
     team = make_team(gpt2, reward_model)
-    assert team.scorer.same_ids
+    assert scorer_of(team).same_ids
     found = collect(team, config())
     with torch.no_grad():
         for row, prompt in enumerate(found.prompts):
-            batch = batches.rows([prompt.ids], [found.completions.ids[row]], 0)
-            alone = team.scorer.model.scores(batch).item()
+            batch = batches.rows([prompt.ids], [found.completions[row].ids], 0)
+            alone = scorer_of(team).model.scores(batch).item()
             assert found.scores[row].item() == pytest.approx(alone, abs=1e-5)
 
 
@@ -144,23 +148,43 @@ def test_another_tokenizer_reads_the_text_again_in_its_own_template(tmp_path: Pa
     prompt = prompts()[0]
     written = chat.completion_ids("the cup is red")
     with torch.no_grad():
-        found = scorer([prompt, prompt], [written, written[:-1]], ["the cup is red"] * 2)
+        completions = [
+            Completion(written, "the cup is red", True), Completion(written[:-1], "the cup is red", False)
+        ]  # fmt: skip
+        found = scorer([prompt, prompt], completions)
         for row, ends in enumerate((True, False)):
             text = "User: what is cup\nAssistant: the cup is red" + "<|end|>" * ends
             ids = model.chat.tokenizer(text, return_tensors="pt")["input_ids"]
             expected = model.head(model.model.base_model(ids)[0][0, -1]).item()
-            assert found[row].item() == pytest.approx(expected, abs=1e-5)
+            assert found[row] == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_completion_that_fills_the_reward_model_s_context_is_refused(tmp_path: Path) -> None:
+def test_a_completion_that_fills_the_reward_model_s_context_has_no_score(tmp_path: Path) -> None:
     small = tiny.folder(tmp_path / "small", model=tiny.gpt2(n_positions=8))
     scorer = rewards.RewardModelScore(
         models.RewardModel(small, fresh_head_seed=0), models.Chat(tiny.tokenizer())
     )
-    with pytest.raises(Failure, match="9 tokens is too long for a reward model of 8"):
-        scorer(prompts()[:1], [[7] * 9], ["x"])
-    shortened = scorer(prompts()[:1], [[7] * 5], ["x"])
-    assert scorer.shortened == 1 and torch.isfinite(shortened).all()
+    long, short = Completion([7] * 9, "x", False), Completion([7] * 5, "x", False)
+    alone = scorer(prompts()[:1], [short])
+    assert scorer([prompts()[0]] * 2, [long, short]) == [None, alone[0]] and alone[0] is not None
+    assert scorer.shortened == 2
+
+
+def test_what_has_no_score_leaves_the_rollout_and_is_counted(gpt2: Path, reward_model: Path) -> None:
+    """The rows that stay are those of the whole rollout, with their own prompts."""
+    team = make_team(gpt2, reward_model)
+    whole = collect(team, config())
+    known = scorer_of(team)
+
+    def some(asked: Any, completions: Any) -> rewards.Scores:
+        return [None if row % 3 == 0 else score for row, score in enumerate(known(asked, completions))]
+
+    found = collect(team._replace(scorer=rewards.WeightedSum({"some": (1.0, some)})), config())
+    kept = [row for row in range(12) if row % 3]
+    assert found.unscored == 4 and found.groups.tolist() == kept
+    assert found.prompts == [whole.prompts[row] for row in kept]
+    assert torch.allclose(found.scores, whole.scores[kept], atol=1e-5)
+    assert rollout.describe(found, 0.1)["reward/unscored"] == 4.0
 
 
 # --- the critic (items 32, 33, 35) ------------------------------------------------------------------
@@ -189,7 +213,7 @@ def test_first_values_are_zero_when_shared_and_the_reward_model_s_when_separate(
     prompt = found.prompts[0]
     with torch.no_grad():
         batch = batches.rows([prompt.ids[:-1]], [prompt.ids[-1:]], 0)
-        expected = team.scorer.model.scores(batch).item()
+        expected = scorer_of(team).model.scores(batch).item()
     assert found.values[0, 0].item() == pytest.approx(expected, abs=1e-5)
 
 
@@ -235,7 +259,7 @@ def test_gradients_do_not_depend_on_the_split_nor_on_the_order_of_rows(
     """Item 39: uneven lengths, one micro-batch, one a row, and rows reversed."""
     team = make_team(gpt2, reward_model)
     found = collect(team, config())
-    assert len({len(ids) for ids in found.completions.ids}) > 2
+    assert len({len(row.ids) for row in found.completions}) > 2
     settings = [
         config(entropy_coefficient=0.01, max_grad_norm=1e6, microbatch_tokens=n) for n in (8192, 64, 16)
     ]
@@ -342,7 +366,8 @@ def test_beyond_the_kl_limit_the_last_good_weights_are_kept(
     assert "Stopped at step 2" in drive.warnings(made) and "kl_limit = 0.02" in drive.warnings(made)
     one, other = (load_file(folder / "model.safetensors") for folder in (gpt2, made / "output"))
     assert all(torch.equal(weight, other[name]) for name, weight in one.items())
-    assert max(drive.metrics(made)) == 1
+    rows = drive.metrics(made)
+    assert list(rows) == [1, 2] and rows[2]["final/kl/reference"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_the_last_update_is_taken_back_when_it_leads_too_far(
@@ -350,7 +375,7 @@ def test_the_last_update_is_taken_back_when_it_leads_too_far(
 ) -> None:
     made = run(tmp_path / "run", gpt2, reward_model, steps=1, kl_limit=0.02, learning_rate=3e-2)
     assert "The last update was taken back" in drive.warnings(made)
-    assert drive.metrics(made)[1]["final/kl/reference"] > 0.02
+    assert drive.metrics(made)[1]["final/kl/reference"] == pytest.approx(0.0, abs=1e-6)  # what is saved
     one, other = (load_file(folder / "model.safetensors") for folder in (gpt2, made / "output"))
     assert all(torch.equal(weight, other[name]) for name, weight in one.items())
 
@@ -362,8 +387,8 @@ def test_a_run_changes_the_policy_and_neither_reference_nor_reward_model(
     teams: list[rollout.Team] = []
     real_load = rollout.load
 
-    def load(job: Job) -> Any:
-        found = real_load(job)
+    def load(job: Job, **named: Any) -> Any:
+        found = real_load(job, **named)
         teams.append(found[0])
         return found
 
@@ -375,7 +400,7 @@ def test_a_run_changes_the_policy_and_neither_reference_nor_reward_model(
         assert name.startswith("lm_head") or torch.equal(before[name], weight), name
     scorer = load_file(reward_model / "model.safetensors")
     assert all(
-        torch.equal(scorer[name], weight) for name, weight in team.scorer.model.model.named_parameters()
+        torch.equal(scorer[name], weight) for name, weight in scorer_of(team).model.model.named_parameters()
     )
     output = load_file(made / "output" / "model.safetensors")
     assert not torch.equal(output["transformer.wpe.weight"], before["transformer.wpe.weight"])

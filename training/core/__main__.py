@@ -25,6 +25,8 @@ MODULES = {
     "sft": "training.core.sft",
     "reward_model": "training.core.reward_model",
     "ppo": "training.core.ppo",
+    "reinforce": "training.core.reinforce",
+    "trpo": "training.core.trpo",
     "sample": "training.core.sample",
 }
 SECONDS_WINDOW = 20

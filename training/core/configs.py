@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -101,38 +102,30 @@ class RewardModelConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig(Config):
-    kind: ClassVar[str] = "ppo"
-    title: ClassVar[str] = "PPO"
-    sentence: ClassVar[str] = "Optimise the policy against the reward model, held near its reference by a KL penalty."
+class PolicyConfig(Config):
+    """What the policy-gradient kinds share: rollouts, rewards, the KL penalty and its limit."""
+
     inputs: ClassVar[tuple[str, ...]] = ("policy", "reference", "reward_model", "prompts")
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "quick": {"steps": 10, "rollout_prompts": 32, "checkpoint_every": 5},
-        "careful": {"steps": 40, "learning_rate": 1e-4, "kl_coefficient": 0.1, "kl_limit": 12.0},
-        "large model": {"learning_rate": 3e-6, "critic": "separate"},
-    }
 
     steps: int = setting(16, "Rollouts, each followed by an update.", low=1, high=1_000_000, unit="steps")
     rollout_prompts: int = setting(64, "Prompts answered in one rollout.", low=1, high=100_000, unit="prompts")
+    completions_per_prompt: int = setting(1, "Completions of each prompt in a rollout.", low=1, high=1000)
     max_new_tokens: int = setting(64, "Longest completion.", low=1, high=16_384, unit="tokens")
     temperature: float = setting(1.0, "Sampling temperature of rollouts; log-probabilities use it too.", low=0.05, high=5.0)
     learning_rate: float = setting(3e-4, "Step size of Adam for policy and critic; falls to 0 over the run.", low=1e-8, high=1e-1)
-    epochs: int = setting(4, "Passes over each rollout.", low=1, high=100)
-    minibatches: int = setting(2, "Optimiser steps in each pass.", low=1, high=1000)
     kl_coefficient: float = setting(0.05, "Reward lost per nat away from the reference.", low=0.0, high=100.0)
     kl_target: float = setting(0.0, "Aim of the adaptive coefficient, in nats per completion; 0 keeps it fixed.", low=0.0, high=10_000.0, unit="nats")
     kl_horizon: float = setting(2000.0, "Completions over which the adaptive coefficient can grow or shrink by a fifth.", low=1.0, high=1e9, unit="completions", advanced=True)
     kl_limit: float = setting(20.0, "The run stops, keeping its last good state, when the mean KL of a rollout passes this.", low=0.01, high=100_000.0, unit="nats")
-    critic: str = setting("shared", "shared: a value head on the policy, half the work; separate: a second model that starts as the reward model.", choices=("shared", "separate"), advanced=True)
-    clip: float = setting(0.2, "Probability ratios beyond 1 +- this earn nothing more.", low=0.01, high=1.0, advanced=True)
-    value_clip: float = setting(0.2, "The critic's clip around its old values.", low=0.01, high=100.0, advanced=True)
-    value_coefficient: float = setting(0.5, "Weight of the critic's loss.", low=0.0, high=100.0, advanced=True)
     gamma: float = setting(1.0, "Discount of later rewards.", low=0.0, high=1.0, advanced=True)
-    gae_lambda: float = setting(0.95, "0: trust the critic; 1: trust the sampled return.", low=0.0, high=1.0, advanced=True)
-    entropy_coefficient: float = setting(0.0, "Weight of a bonus for undecided next tokens.", low=0.0, high=10.0, advanced=True)
     score_clip: float = setting(10.0, "Scores beyond +- this are cut before the KL penalty.", low=0.01, high=1e6, advanced=True)
+    score_scaling: bool = setting(False, "Divide scores by their running standard deviation; their mean stays.", advanced=True)
     missing_eos_penalty: float = setting(1.0, "Taken from the score of a completion that was cut off by its length.", low=0.0, high=1e6, advanced=True)
-    epoch_kl_stop: float = setting(0.1, "Passes over a rollout end early when the policy has moved this far per token.", low=0.0, high=100.0, unit="nats", advanced=True)
+    reward_model_weight: float = setting(1.0, "Weight of the reward model's score.", low=-1e6, high=1e6, advanced=True)
+    length_weight: float = setting(0.0, "Score for each token of a completion; below 0 shorter ones earn more.", low=-1e6, high=1e6, advanced=True)
+    pattern: str = setting("", "A regular expression; completions that contain it earn pattern_weight.", advanced=True)
+    pattern_weight: float = setting(0.0, "Score of a completion that contains the pattern.", low=-1e6, high=1e6, advanced=True)
+    lora_rank: int = setting(0, "Rank of low-rank adapters on all layers; 0 trains the whole policy. The reference is then free.", low=0, high=4096, advanced=True)
     max_grad_norm: float = setting(1.0, "Gradients longer than this are scaled down to it.", low=1e-6, high=1e6, advanced=True)
     checkpoint_every: int = setting(5, "Steps between checkpoints.", low=1, high=100_000, unit="steps", advanced=True)
     sample_every: int = setting(5, "Steps between sample texts on the run's page.", low=1, high=100_000, unit="steps", advanced=True)
@@ -140,11 +133,93 @@ class PPOConfig(Config):
 
     def cross_problems(self) -> dict[str, str]:
         problems = {}
-        if self.minibatches > self.rollout_prompts:
-            problems["minibatches"] = f"at most rollout_prompts ({self.rollout_prompts}), got {self.minibatches}"
         if self.kl_target and not self.kl_coefficient:
             problems["kl_target"] = "needs kl_coefficient above 0, which it adapts"
+        if self.pattern_weight and not self.pattern:
+            problems["pattern_weight"] = "needs a pattern"
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            problems["pattern"] = f"not a regular expression: {error}"
+        if not (self.reward_model_weight or self.length_weight or self.pattern_weight):
+            problems["reward_model_weight"] = "all weights are 0: there would be nothing to learn"
         return problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(PolicyConfig):
+    kind: ClassVar[str] = "ppo"
+    title: ClassVar[str] = "PPO"
+    sentence: ClassVar[str] = "Optimise the policy against the reward model, held near its reference by a KL penalty."
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "quick": {"steps": 10, "rollout_prompts": 32, "checkpoint_every": 5},
+        "careful": {"steps": 40, "learning_rate": 1e-4, "kl_coefficient": 0.1, "kl_limit": 12.0},
+        "large model": {"learning_rate": 3e-6, "critic": "separate"},
+    }
+
+    epochs: int = setting(4, "Passes over each rollout.", low=1, high=100)
+    minibatches: int = setting(2, "Optimiser steps in each pass.", low=1, high=1000)
+    critic: str = setting("shared", "shared: a value head on the policy, half the work; separate: a second model that starts as the reward model.", choices=("shared", "separate"), advanced=True)
+    clip: float = setting(0.2, "Probability ratios beyond 1 +- this earn nothing more.", low=0.01, high=1.0, advanced=True)
+    value_clip: float = setting(0.2, "The critic's clip around its old values.", low=0.01, high=100.0, advanced=True)
+    value_coefficient: float = setting(0.5, "Weight of the critic's loss.", low=0.0, high=100.0, advanced=True)
+    gae_lambda: float = setting(0.95, "0: trust the critic; 1: trust the sampled return.", low=0.0, high=1.0, advanced=True)
+    whiten_rewards: bool = setting(False, "Give token rewards unit variance before the advantages; their mean stays.", advanced=True)
+    entropy_coefficient: float = setting(0.0, "Weight of a bonus for undecided next tokens.", low=0.0, high=10.0, advanced=True)
+    epoch_kl_stop: float = setting(0.1, "Passes over a rollout end early when the policy has moved this far per token.", low=0.0, high=100.0, unit="nats", advanced=True)
+
+    def cross_problems(self) -> dict[str, str]:
+        problems = super().cross_problems()
+        completions = self.rollout_prompts * self.completions_per_prompt
+        if self.minibatches > completions:
+            problems["minibatches"] = f"at most one per completion ({completions}), got {self.minibatches}"
+        return problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class REINFORCEConfig(PolicyConfig):
+    kind: ClassVar[str] = "reinforce"
+    title: ClassVar[str] = "REINFORCE"
+    sentence: ClassVar[str] = "One plain gradient step on each rollout: the least that can work, often enough."
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "running mean": {"baseline": "running_mean", "rollout_prompts": 64, "completions_per_prompt": 1},
+        "large model": {"learning_rate": 3e-6},
+    }
+
+    steps: int = setting(60, "Rollouts, each followed by an update.", low=1, high=1_000_000, unit="steps")
+    rollout_prompts: int = setting(16, "Prompts answered in one rollout.", low=1, high=100_000, unit="prompts")
+    completions_per_prompt: int = setting(4, "Completions of each prompt in a rollout.", low=1, high=1000)
+    baseline: str = setting("leave_one_out", "What a return is compared with: nothing, the running mean, the prompt's other completions, or a value head.", choices=("none", "running_mean", "leave_one_out", "value_head"))
+    baseline_decay: float = setting(0.9, "Share of the running mean that a step keeps.", low=0.0, high=1.0, advanced=True)
+    value_coefficient: float = setting(0.5, "Weight of the value head's loss.", low=0.0, high=100.0, advanced=True)
+    entropy_coefficient: float = setting(0.0, "Weight of a bonus for undecided next tokens.", low=0.0, high=10.0, advanced=True)
+
+    def cross_problems(self) -> dict[str, str]:
+        problems = super().cross_problems()
+        if self.baseline == "leave_one_out" and self.completions_per_prompt < 2:
+            problems["completions_per_prompt"] = "leave_one_out needs at least 2 completions of a prompt"
+        return problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class TRPOConfig(PolicyConfig):
+    kind: ClassVar[str] = "trpo"
+    title: ClassVar[str] = "TRPO"
+    sentence: ClassVar[str] = "The largest step along the natural gradient that a KL constraint allows."
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "large model": {"trained_layers": 2, "critic": "separate", "fisher_share": 0.1},
+    }
+
+    learning_rate: float = setting(1e-3, "Step size of Adam for the critic; falls to 0 over the run. The policy needs none.", low=1e-8, high=1e-1)
+    step_kl: float = setting(0.02, "How far one step may move the policy: mean KL per token.", low=1e-8, high=10.0, unit="nats")
+    trained_layers: int = setting(0, "Only the last layers of the policy are trained, with its output head; 0 trains all.", low=0, high=10_000, unit="layers")
+    critic: str = setting("shared", "shared: a value head on the policy's trunk, which it does not move; separate: a second model that starts as the reward model.", choices=("shared", "separate"), advanced=True)
+    value_epochs: int = setting(4, "Passes of the critic over each rollout.", low=1, high=100, advanced=True)
+    gae_lambda: float = setting(0.95, "0: trust the critic; 1: trust the sampled return.", low=0.0, high=1.0, advanced=True)
+    cg_iterations: int = setting(10, "Conjugate gradient iterations: each costs two backward passes.", low=1, high=1000, advanced=True)
+    cg_damping: float = setting(0.01, "Added to the diagonal of the Fisher matrix.", low=0.0, high=100.0, advanced=True)
+    fisher_share: float = setting(0.5, "Share of the rollout that Fisher-vector products look at.", low=0.001, high=1.0, advanced=True)
+    backtracks: int = setting(10, "Halvings of a step that breaks the constraint or does not improve; then it is taken back.", low=1, high=100, advanced=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +237,8 @@ class SampleConfig(Config):
 
 # fmt: on
 KINDS: dict[str, type[Config]] = {
-    config.kind: config for config in (SFTConfig, RewardModelConfig, PPOConfig, SampleConfig)
+    config.kind: config
+    for config in (SFTConfig, RewardModelConfig, PPOConfig, REINFORCEConfig, TRPOConfig, SampleConfig)
 }
 
 

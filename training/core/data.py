@@ -130,6 +130,15 @@ def order(count: int, seed: int, *place: int) -> list[int]:
     return torch.randperm(count, generator=generator(seed, *place)).tolist()
 
 
+def draw_prompts(count: int, wanted: int, seed: int, step: int) -> list[int]:
+    """The prompts of one step: all are seen once, in a new random order, before any is seen again."""
+    first = (step - 1) * wanted
+    passes = range(first // count, (first + wanted - 1) // count + 1)
+    line = [row for number in passes for row in order(count, seed, 4, number)]
+    start = first - passes[0] * count
+    return line[start : start + wanted]
+
+
 def token_batches(lengths: Sequence[int], budget: int, *, seed: int, epoch: int) -> list[list[int]]:
     """Every row once: batches of similar length, padded size within `budget`, in random order."""
     shuffled = order(len(lengths), seed, 1, epoch)

@@ -37,6 +37,11 @@ def clipped_log_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
     return (logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
+def reinforce(logprobs: Tensor, advantages: Tensor) -> Tensor:
+    """-A log pi, whose gradient is that of the expected return (Williams 1992, theorem 1)."""
+    return -advantages * logprobs
+
+
 def ppo(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip: float) -> Tensor:
     """max(-A r, -A clip(r, 1-e, 1+e)) with r = pi/pi_old (Schulman et al. 2017, equation 7, as a loss)."""
     ratio = torch.exp(clipped_log_ratio(logprobs, old_logprobs))

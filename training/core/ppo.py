@@ -7,96 +7,89 @@
 
 Details follow Huang et al. 2024, "The N+ Implementation Details of RLHF with PPO". Where this differs: the
 score stands on the last real token, a completion without an end loses `missing_eos_penalty`,
-log-probabilities of the rollout come from the forward pass that trains. Left out: PPO-ptx, reward whitening,
-several processes.
+log-probabilities of the rollout come from the forward pass that trains. Left out: PPO-ptx, several processes.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from training.core import batches, data, losses, rollout, state, tensors
+from training.core import data, lora, losses, rewards, rollout, state, tensors
 from training.core.configs import PPOConfig
-from training.core.types import (
-    Checkpoint,
-    Event,
-    Failure,
-    Job,
-    Metrics,
-    Note,
-    Phase,
-    Prompt,
-    Rollout,
-    Sample,
-    Saved,
-)
+from training.core.types import Checkpoint, Event, Failure, Job, Metrics, Note, Phase, Rollout, Saved
 
-SAMPLES = 4
 NON_FINITE_LIMIT = 3
 
 
 def train(job: Job) -> Iterator[Event]:
     """Yield metrics and sample texts of each step; leave the policy in `job.output`."""
     config = cast(PPOConfig, job.config)
-    team, prompts, notes = rollout.load(job)
+    team, prompts, notes = rollout.load(job, critic=config.critic)
     yield from notes
-    policy, critic = team.policy, team.critic
-    weights = [*policy.model.parameters(), *critic.parameters()]
+    policy, critic = team.policy, cast(torch.nn.Module, team.critic)
+    weights = [
+        weight for model in (policy.model, critic) for weight in model.parameters() if weight.requires_grad
+    ]
     optimizer = torch.optim.Adam(weights, lr=config.learning_rate, eps=1e-5)
-    step, beta, skipped = 0, config.kl_coefficient, 0
+    step, beta, skipped, deviation = 0, config.kl_coefficient, 0, rewards.RunningDeviation()
     # The last weights whose KL was measured within the limit.
     good = state.named_weights(policy.model, "good.")
     if job.saved is not None:
-        step, beta, skipped = job.saved.step, job.saved.facts["beta"], job.saved.facts["skipped"]
-        good = {
-            name: held.to(policy.device)
-            for name, held in job.saved.tensors.items()
-            if name.startswith("good.")
-        }
+        known = job.saved.facts
+        step, beta, skipped = job.saved.step, known["beta"], known["skipped"]
+        deviation = rewards.RunningDeviation(*known["deviation"])
+        good = state.part(job.saved.tensors, "good.", policy.device)
         state.restore_weights(policy.model, job.saved.tensors, "policy.")
         state.restore_weights(critic, job.saved.tensors, "critic.")
         state.restore_optimizer(optimizer, job.saved.tensors, "optimizer.")
     yield Phase("training", step, config.steps)
     if step == 0:
-        yield from show(job, team, prompts, 0)
+        yield from rollout.show(job, team, prompts, 0)
 
     while step < config.steps:
         step += 1
-        drawn = [prompts[row] for row in draw_prompts(len(prompts), config.rollout_prompts, job.seed, step)]
+        drawn = data.draw_prompts(len(prompts), config.rollout_prompts, job.seed, step)
         found = rollout.collect(
             team,
-            drawn,
+            [prompts[row] for row in drawn],
             config,
             beta=beta,
             generator=state.generator(job.seed, 5, step),
             safe_point=job.safe_point,
+            per_prompt=config.completions_per_prompt,
+            deviation=deviation,
         )
         values = rollout.describe(found, beta)
+        yield from rollout.doubts(values, step)
         kl = values["kl/reference"]
         if kl > config.kl_limit:
             state.restore_weights(policy.model, good, "good.")
-            yield Note("warning", f"Stopped at step {step}: {too_far(kl, config)}")
+            yield Note("warning", f"Stopped at step {step}: {rollout.too_far(kl, config)}")
             break
         good = state.named_weights(policy.model, "good.")
+        deviation = deviation.after(found.scores)
 
         started = time.monotonic()
+        share = 1.0 - (step - 1) / config.steps
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * share
+        paid = found.rewards
+        if config.whiten_rewards:
+            paid = tensors.whiten(paid, found.completion_mask, shift_mean=False)
         advantages, returns = tensors.gae(
-            found.rewards, found.values, found.completion_mask, gamma=config.gamma, lam=config.gae_lambda
+            paid, found.values, found.completion_mask, gamma=config.gamma, lam=config.gae_lambda
         )
         advantages = tensors.whiten(advantages, found.completion_mask)
         explained = tensors.explained_variance(found.values, returns, found.completion_mask)
-        rate = config.learning_rate * (1.0 - (step - 1) / config.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         done: list[dict[str, float]] = []
         for epoch in range(config.epochs):
-            order = data.order(len(drawn), job.seed, 6, step, epoch)
+            order = data.order(len(found.prompts), job.seed, 6, step, epoch)
             for chosen in torch.tensor(order).tensor_split(config.minibatches):
                 facts = minibatch(team, optimizer, found, advantages, returns, chosen, config, job)
                 if facts is None:
@@ -113,44 +106,32 @@ def train(job: Job) -> Iterator[Event]:
             if last and sum(facts["policy/approx_kl"] for facts in last) / len(last) > config.epoch_kl_stop:
                 break
         values |= {name: sum(facts[name] for facts in done) / len(done) for name in (done[0] if done else {})}
-        seconds = time.monotonic() - started
-        values |= {
-            "value/explained_variance": float(explained),
-            "policy/learning_rate": rate,
-            "policy/updates": float(len(done)),
-            "time/update": seconds,
-        }
+        values |= {"value/explained_variance": float(explained), "policy/updates": float(len(done))}
         if done:
             values["policy/first_ratio_error"] = done[0]["policy/first_ratio_error"]
+        values |= {
+            "policy/learning_rate": config.learning_rate * share,
+            "time/update": time.monotonic() - started,
+        }
         if config.kl_target:
             beta = tensors.adapt_kl_coefficient(
-                beta, kl, target=config.kl_target, horizon=config.kl_horizon, episodes=len(drawn)
+                beta, kl, target=config.kl_target, horizon=config.kl_horizon, episodes=len(found.prompts)
             )
         yield Metrics(step, config.steps, values)
         if step % config.sample_every == 0 or step == config.steps:
-            yield from show(job, team, prompts, step)
+            yield from rollout.show(job, team, prompts, step)
         if step % config.checkpoint_every == 0 or job.stopping():
             held = (
                 state.named_weights(policy.model, "policy.") | state.named_weights(critic, "critic.") | good
             )
             held |= state.optimizer_tensors(optimizer, "optimizer.")
-            yield Checkpoint(Saved(step, held, {"beta": beta, "skipped": skipped}))
-    else:
-        yield from last_look(job, team, prompts, good, beta)
+            known = {"beta": beta, "skipped": skipped, "deviation": list(deviation)}
+            yield Checkpoint(Saved(step, held, known))
+    yield from rollout.last_look(job, team, prompts, good, beta, deviation, step)
     yield Phase("saving", step, config.steps)
+    if config.lora_rank:
+        lora.merge(policy.model)
     policy.save(job.output)
-
-
-# --- one step's prompts ----------------------------------------------------------------------
-
-
-def draw_prompts(count: int, wanted: int, seed: int, step: int) -> list[int]:
-    """The prompts of one step: all are seen once, in a new random order, before any is seen again."""
-    first = (step - 1) * wanted
-    passes = range(first // count, (first + wanted - 1) // count + 1)
-    line = [row for number in passes for row in data.order(count, seed, 4, number)]
-    start = first - passes[0] * count
-    return line[start : start + wanted]
 
 
 # --- one optimiser step -----------------------------------------------------------------------------
@@ -176,31 +157,17 @@ def minibatch(
         ("policy/loss", "value/loss", "policy/clip_fraction", "policy/approx_kl", "policy/first_ratio_error"),
         0.0,
     )
+    critic = cast(torch.nn.Module, team.critic)
     optimizer.zero_grad()
-    lengths = [len(found.prompts[row].ids) + len(found.completions.ids[row]) for row in rows]
-    for group in batches.by_tokens(lengths, config.microbatch_tokens):
-        job.safe_point()
-        part = [rows[place] for place in group]
-        batch = batches.rows(
-            [found.prompts[row].ids for row in part],
-            [found.completions.ids[row] for row in part],
-            team.policy.chat.pad_id,
-        )
-        mask = found.completion_mask[part]
-
-        def flat(whole: Tensor, part: Sequence[int] = part, mask: Tensor = mask) -> Tensor:
-            return whole[list(part)][mask].to(team.policy.device)
-
-        hidden, logits = team.policy.outputs(batch)
+    for part in rollout.parts(team, found, rows, config, job.safe_point):
+        hidden, logits = team.policy.outputs(part.batch)
         logits = logits / config.temperature
-        logprobs = tensors.token_logprobs(logits, batch.tokens[batch.completion_mask])
-        old, gain = flat(found.logprobs), flat(advantages)
+        logprobs = tensors.token_logprobs(logits, part.batch.tokens[part.batch.completion_mask])
+        old, gain = part.flat(found.logprobs), part.flat(advantages)
         policy_loss = losses.ppo(logprobs, old, gain, clip=config.clip).sum() / tokens
+        values, old_values = critic(part.batch, hidden).float(), part.flat(found.values)
         value_loss = (
-            losses.value(
-                team.critic(batch, hidden).float(), flat(found.values), flat(returns), clip=config.value_clip
-            ).sum()
-            / tokens
+            losses.value(values, old_values, part.flat(returns), clip=config.value_clip).sum() / tokens
         )
         loss = policy_loss + config.value_coefficient * value_loss
         if config.entropy_coefficient:
@@ -220,46 +187,3 @@ def minibatch(
         return None
     optimizer.step()
     return {**facts, "policy/grad_norm": norm}
-
-
-# --- what people see --------------------------------------------------------------------------------
-
-
-def too_far(kl: float, config: PPOConfig) -> str:
-    return (
-        f"the mean KL from the reference is {kl:.2f} nats, beyond kl_limit = {config.kl_limit:g}. Weights "
-        "of the last rollout within it are kept. A higher kl_coefficient or lower learning_rate goes further."
-    )
-
-
-def show(job: Job, team: rollout.Team, prompts: Sequence[Prompt], step: int) -> Iterator[Sample]:
-    """The same few prompts and the same random numbers each time, with score and KL."""
-    config = cast(PPOConfig, job.config)
-    shown = [prompts[row] for row in data.order(len(prompts), job.seed, 7)[:SAMPLES]]
-    found = rollout.collect(
-        team, shown, config, beta=0.0, generator=state.generator(job.seed, 8), safe_point=job.safe_point
-    )
-    kl = torch.where(found.completion_mask, found.logprobs - found.ref_logprobs, 0.0).sum(1)
-    for index, prompt in enumerate(shown):
-        yield Sample(
-            step, index, prompt.messages, found.texts[index], float(found.scores[index]), float(kl[index])
-        )
-
-
-def last_look(
-    job: Job, team: rollout.Team, prompts: Sequence[Prompt], good: dict[str, Tensor], beta: float
-) -> Iterator[Event]:
-    """The last update is measured too: what it led to is kept only within the KL limit."""
-    config = cast(PPOConfig, job.config)
-    drawn = [
-        prompts[row] for row in draw_prompts(len(prompts), config.rollout_prompts, job.seed, config.steps + 1)
-    ]
-    found = rollout.collect(
-        team, drawn, config, beta=beta, generator=state.generator(job.seed, 9), safe_point=job.safe_point
-    )
-    values = rollout.describe(found, beta)
-    final = {f"final/{name}": values[name] for name in ("reward/mean", "reward/objective", "kl/reference")}
-    yield Metrics(config.steps, config.steps, final)
-    if values["kl/reference"] > config.kl_limit:
-        state.restore_weights(team.policy.model, good, "good.")
-        yield Note("warning", f"The last update was taken back: {too_far(values['kl/reference'], config)}")

@@ -1,16 +1,26 @@
-"""Reward functions: (prompts, completion ids, texts) -> one score a completion."""
+"""Reward functions: (prompts, completions) -> a score for each completion, None where there is none to give.
+
+A run's reward is a weighted sum of them that keeps its parts, so that each can be charted. A completion
+without a score leaves the rollout: a silent 0 would be a lie that the policy learns from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from training.core.batches import by_tokens, rows
+from training.core import batches
 from training.core.chat import Chat
+from training.core.configs import PolicyConfig
 from training.core.models import RewardModel
-from training.core.types import Failure, Prompt
+from training.core.types import Completion, Prompt
+
+Scores = list[float | None]
+RewardFunction = Callable[[Sequence[Prompt], Sequence[Completion]], Scores]
 
 
 class RewardModelScore:
@@ -18,7 +28,8 @@ class RewardModelScore:
 
     When both speak the same ids they are handed over as they are; otherwise the text is read again with the
     reward model's own tokenizer and template. A transcript that is longer than the reward model's context
-    loses its oldest turns. A completion that was cut off by its length has no EOS here either.
+    loses its oldest turns; a completion that alone is too long has no score. A completion that was cut off by
+    its length has no EOS here either.
     """
 
     def __init__(self, model: RewardModel, policy_chat: Chat, *, microbatch_tokens: int = 8192) -> None:
@@ -28,21 +39,17 @@ class RewardModelScore:
         self.same_ids = model.chat.same_ids(policy_chat)
         self.shortened = 0
 
-    def ids(self, prompt: Prompt, completion: Sequence[int], text: str) -> tuple[list[int], list[int]]:
-        """Prompt and completion as the reward model reads them."""
+    def ids(self, prompt: Prompt, completion: Completion) -> tuple[list[int], list[int]] | None:
+        """Prompt and completion as the reward model reads them; None when the completion leaves no room."""
         if self.same_ids:
-            written = list(completion)
+            written = completion.ids
         else:
-            written = self.model.chat.completion_ids(text)
-            if not completion or completion[-1] not in self.policy_chat.stop_ids:
+            written = self.model.chat.completion_ids(completion.text)
+            if not completion.finished:
                 written.pop()
         room = self.model.context - len(written)
-        if room < 1:
-            told = f"a completion of {len(written)} tokens is too long for a reward model of "
-            told += f"{self.model.context}"
-            raise Failure(
-                "context_too_small", told, "Lower max_new_tokens, or train a reward model with more context."
-            )
+        if room < 1 or not written:
+            return None
         if self.same_ids and len(prompt.ids) <= room:
             return prompt.ids, written
         kept, lost = self.model.chat.fit(prompt.messages, room)
@@ -50,15 +57,91 @@ class RewardModelScore:
         return kept, written
 
     @torch.no_grad()
-    def __call__(
-        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[int]], texts: Sequence[str]
-    ) -> Tensor:
-        """B scores, on the CPU."""
-        read = [self.ids(*row) for row in zip(prompts, completions, texts, strict=True)]
-        scores = torch.zeros(len(read))
-        for group in by_tokens([len(p) + len(c) for p, c in read], self.microbatch_tokens):
-            batch = rows(
-                [read[row][0] for row in group], [read[row][1] for row in group], self.model.chat.pad_id
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
+        read = [self.ids(*row) for row in zip(prompts, completions, strict=True)]
+        known = [(place, *ids) for place, ids in enumerate(read) if ids is not None]
+        scores: Scores = [None] * len(read)
+        for group in batches.by_tokens([len(p) + len(c) for _place, p, c in known], self.microbatch_tokens):
+            rows = batches.rows(
+                [known[row][1] for row in group], [known[row][2] for row in group], self.model.chat.pad_id
             )
-            scores[group] = self.model.scores(batch).cpu()
+            for row, score in zip(group, self.model.scores(rows).tolist(), strict=True):
+                scores[known[row][0]] = score
         return scores
+
+
+def length(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
+    """Tokens of the completion, end token included."""
+    return [float(len(completion.ids)) for completion in completions]
+
+
+class Contains:
+    """1 for a completion in which a regular expression is found, else 0."""
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern = re.compile(pattern)
+
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
+        return [float(bool(self.pattern.search(completion.text))) for completion in completions]
+
+
+class WeightedSum:
+    """Several reward functions as one; a completion that one of them cannot score has no sum."""
+
+    def __init__(self, parts: dict[str, tuple[float, RewardFunction]]) -> None:
+        self.parts = parts
+
+    def __call__(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion]
+    ) -> tuple[Scores, dict[str, Scores]]:
+        """The sums, and each part before its weight."""
+        found = {name: function(prompts, completions) for name, (_weight, function) in self.parts.items()}
+        sums: Scores = [0.0] * len(completions)
+        for name, (weight, _function) in self.parts.items():
+            sums = [
+                None if total is None or score is None else total + weight * score
+                for total, score in zip(sums, found[name], strict=True)
+            ]
+        return sums, found
+
+
+def configured(config: PolicyConfig, reward_model: RewardModelScore) -> WeightedSum:
+    """The sum that a run's settings ask for; what has no weight is not even computed."""
+    parts: dict[str, tuple[float, RewardFunction]] = {
+        "reward_model": (config.reward_model_weight, reward_model),
+        "length": (config.length_weight, length),
+        "pattern": (config.pattern_weight, Contains(config.pattern)),
+    }
+    return WeightedSum({name: part for name, part in parts.items() if part[0]})
+
+
+# --- from scores to what a completion earns ---------------------------------------------------------
+
+
+class RunningDeviation(NamedTuple):
+    """Standard deviation of all scores so far (Chan, Golub and LeVeque 1979); 1 before the first two."""
+
+    seen: float = 0.0
+    mean: float = 0.0
+    squares: float = 0.0
+    """Sum of squared distances from the mean."""
+
+    def after(self, scores: Tensor) -> RunningDeviation:
+        new = scores.double()
+        count, mean = len(new), float(new.mean())
+        total = self.seen + count
+        step = mean - self.mean
+        squares = float(((new - mean) ** 2).sum()) + step * step * self.seen * count / total
+        return RunningDeviation(total, self.mean + step * count / total, self.squares + squares)
+
+    @property
+    def value(self) -> float:
+        deviation = (self.squares / self.seen) ** 0.5 if self.seen > 1 else 1.0
+        return float(deviation) if deviation > 1e-8 else 1.0
+
+
+def pay(scores: Tensor, finished: Tensor, config: PolicyConfig, deviation: float) -> Tensor:
+    """What completions earn before the KL penalty: scaled and clipped scores, less that for a missing end."""
+    scaled = scores / deviation if config.score_scaling else scores
+    clipped = scaled.clamp(-config.score_clip, config.score_clip)
+    return clipped - torch.where(finished, 0.0, config.missing_eos_penalty)

@@ -1,100 +1,154 @@
-"""Prompts x policy x rewards -> Rollout: completions, scores, log-probabilities, values and token rewards."""
+"""Prompts x policy x rewards -> Rollout; its metrics, and what people are shown of it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from training.core import batches, data, models, sampling, tensors
-from training.core.configs import PPOConfig
-from training.core.rewards import RewardModelScore
-from training.core.types import Completions, Failure, Job, Note, Prompt, Rollout
+from training.core import batches, data, lora, models, rewards, sampling, state, tensors
+from training.core.configs import PolicyConfig
+from training.core.types import (
+    Completion,
+    Event,
+    Failure,
+    Job,
+    Metrics,
+    Note,
+    Part,
+    Prompt,
+    Rollout,
+    Sample,
+)
+
+SAMPLES = 4
+CHANCE = 4.0
+"""Standard errors below 0 from which a negative mean KL is no accident of sampling any more."""
 
 
 class Team(NamedTuple):
-    """The models of a PPO run: the first and the third learn, the others never change."""
+    """The models of a run: policy and critic learn, the others never change."""
 
     policy: models.Policy
-    reference: models.Policy
-    critic: nn.Module
-    scorer: RewardModelScore
+    reference: models.Policy | lora.WithoutAdapter
+    critic: nn.Module | None
+    scorer: rewards.WeightedSum
 
 
-def load(job: Job) -> tuple[Team, list[Prompt], list[Note]]:
-    config = cast(PPOConfig, job.config)
+def load(job: Job, *, critic: str | None) -> tuple[Team, list[Prompt], list[Note]]:
+    """Models, prompts that fit, and what is to be said about them; `critic`: shared, separate or None."""
+    config = cast(PolicyConfig, job.config)
     policy = models.Policy(job.inputs["policy"])
-    reference = models.Policy(job.inputs["reference"])
-    if not policy.chat.same_ids(reference.chat):
-        told = "policy and reference have different tokenizers or templates"
-        raise Failure("bad_input", told, "Choose a reference that the policy descends from.")
-    scorer = RewardModelScore(
+    reference = load_reference(job, policy)
+    reward_model = rewards.RewardModelScore(
         models.RewardModel(job.inputs["reward_model"]),
         policy.chat,
         microbatch_tokens=config.microbatch_tokens,
     )
-    notes: list[Note] = []
-    critic: nn.Module
-    if config.critic == "shared":
-        critic = models.SharedCritic(policy)
-    elif scorer.same_ids:
-        critic = models.SeparateCritic(models.RewardModel(job.inputs["reward_model"]))
-    else:
-        start = models.RewardModel(job.inputs["policy"], fresh_head_seed=job.seed)
-        nn.init.zeros_(start.head.weight)
-        critic = models.SeparateCritic(start)
-        told = "The reward model reads other tokens: the critic starts from the policy instead."
-        notes.append(Note("log", told))
-    for frozen in (reference.model, scorer.model.model):
-        frozen.requires_grad_(False)
-    limit = min(policy.context, reference.context)
+    reward_model.model.model.requires_grad_(False)
+    valuer, notes = load_critic(job, policy, reward_model, critic)
     prompts, more = data.prompts(
-        job.inputs["prompts"], policy.chat, limit=limit, new_tokens=config.max_new_tokens
+        job.inputs["prompts"], policy.chat, limit=policy.context, new_tokens=config.max_new_tokens
     )
-    return Team(policy, reference, critic, scorer), prompts, [*notes, *more]
+    team = Team(policy, reference, valuer, rewards.configured(config, reward_model))
+    return team, prompts, [*notes, *more]
+
+
+def load_reference(job: Job, policy: models.Policy) -> models.Policy | lora.WithoutAdapter:
+    """The frozen reference: the policy without its adapter if both start alike, else a model of its own."""
+    config = cast(PolicyConfig, job.config)
+    same = job.inputs["policy"].resolve() == job.inputs["reference"].resolve()
+    if config.lora_rank:
+        lora.add(policy.model, config.lora_rank, seed=job.seed)
+        if same:
+            return lora.WithoutAdapter(policy)
+    reference = models.Policy(job.inputs["reference"])
+    if not policy.chat.same_ids(reference.chat) or reference.context < policy.context:
+        told = "policy and reference have different tokenizers, templates or contexts"
+        raise Failure("bad_input", told, "Choose a reference that the policy descends from.")
+    reference.model.requires_grad_(False)
+    return reference
+
+
+def load_critic(
+    job: Job, policy: models.Policy, reward_model: rewards.RewardModelScore, kind: str | None
+) -> tuple[nn.Module | None, list[Note]]:
+    """A value head on the policy's trunk, or a model that starts as the reward model, or none."""
+    if kind is None:
+        return None, []
+    if kind == "shared":
+        return models.SharedCritic(policy), []
+    if reward_model.same_ids:
+        return models.SeparateCritic(models.RewardModel(job.inputs["reward_model"])), []
+    start = models.RewardModel(job.inputs["policy"], fresh_head_seed=job.seed)
+    nn.init.zeros_(start.head.weight)
+    told = "The reward model reads other tokens: the critic starts from the policy instead."
+    return models.SeparateCritic(start), [Note("log", told)]
+
+
+# --- completions and all that is known of them ------------------------------------------------------
 
 
 def collect(
     team: Team,
     prompts: Sequence[Prompt],
-    config: PPOConfig,
+    config: PolicyConfig,
     *,
     beta: float,
     generator: torch.Generator,
     safe_point: Callable[[], None],
+    per_prompt: int = 1,
+    deviation: rewards.RunningDeviation | None = None,
 ) -> Rollout:
-    """Let the policy answer, and look at the answers with all four models, once.
+    """Let the policy answer each prompt `per_prompt` times, and look at the answers with all models, once.
 
     Log-probabilities are computed again by the forward pass that training uses, so that the first ratio of an
     update is 1, and at the sampling temperature, for policy and reference alike.
     """
     started = time.monotonic()
-    completions = sampling.decode(
+    asked = [prompt for prompt in prompts for _ in range(per_prompt)]
+    written = sampling.decode(
         team.policy,
-        [prompt.ids for prompt in prompts],
+        [prompt.ids for prompt in asked],
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,
         generator=generator,
-        rows_at_once=rows_at_once(prompts, config),
+        rows_at_once=rows_at_once(asked, config),
         safe_point=safe_point,
     )
     decoded = time.monotonic()
-    texts = [team.policy.chat.text(ids) for ids in completions.ids]
-    scores = team.scorer(prompts, completions.ids, texts)
-    paid = pay(scores, torch.tensor(completions.finished), config)
-    mask, logprobs, ref_logprobs, values, entropy = look(team, prompts, completions, config, safe_point)
+    completions = [
+        Completion(ids, team.policy.chat.text(ids), finished)
+        for ids, finished in zip(written.ids, written.finished, strict=True)
+    ]
+    sums, parts = team.scorer(asked, completions)
+    kept = [row for row, score in enumerate(sums) if score is not None]
+    if not kept:
+        raise Failure(
+            "no_scores",
+            "no completion could be scored",
+            "Lower max_new_tokens, or use a reward model with more context.",
+        )
+    asked, completions = [asked[row] for row in kept], [completions[row] for row in kept]
+    scores = torch.tensor([sums[row] for row in kept])
+    spread = (deviation or rewards.RunningDeviation()).value
+    paid = rewards.pay(scores, torch.tensor([row.finished for row in completions]), config, spread)
+    mask, logprobs, ref_logprobs, values, entropy = look(team, asked, completions, config, safe_point)
     kl = tensors.kl_k1(logprobs, ref_logprobs)
     return Rollout(
-        prompts=list(prompts),
+        prompts=asked,
+        groups=torch.tensor(kept) // per_prompt,
         completions=completions,
-        texts=texts,
+        parts={name: [cast(float, found[row]) for row in kept] for name, found in parts.items()},
         scores=scores,
         paid=paid,
+        unscored=len(sums) - len(kept),
         completion_mask=mask,
         logprobs=logprobs,
+        decoded_logprobs=torch.tensor([written.logprobs[row] for row in kept]),
         ref_logprobs=ref_logprobs,
         values=values,
         entropy=entropy,
@@ -103,45 +157,40 @@ def collect(
     )
 
 
-def rows_at_once(prompts: Sequence[Prompt], config: PPOConfig) -> int:
+def rows_at_once(prompts: Sequence[Prompt], config: PolicyConfig) -> int:
     """A cached token is cheaper than one that gradients flow through: twice as many may stand together."""
     longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
     return max(1, 2 * config.microbatch_tokens // longest)
-
-
-def pay(scores: Tensor, finished: Tensor, config: PPOConfig) -> Tensor:
-    """What a completion earns before the KL penalty: the clipped score, less that for a missing end."""
-    clipped = scores.clamp(-config.score_clip, config.score_clip)
-    return clipped - torch.where(finished, 0.0, config.missing_eos_penalty)
 
 
 @torch.no_grad()
 def look(
     team: Team,
     prompts: Sequence[Prompt],
-    completions: Completions,
-    config: PPOConfig,
+    completions: Sequence[Completion],
+    config: PolicyConfig,
     safe_point: Callable[[], None],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """completion_mask, logprobs, ref_logprobs, values and entropy, each B x longest completion."""
-    lengths = torch.tensor([len(ids) for ids in completions.ids])
+    lengths = torch.tensor([len(row.ids) for row in completions])
     mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
     found = [torch.zeros(mask.shape) for _ in range(4)]
-    total = [len(prompt.ids) + len(ids) for prompt, ids in zip(prompts, completions.ids, strict=True)]
+    total = [len(prompt.ids) + len(row.ids) for prompt, row in zip(prompts, completions, strict=True)]
     for group in batches.by_tokens(total, config.microbatch_tokens):
         safe_point()
         batch = batches.rows(
             [prompts[row].ids for row in group],
-            [completions.ids[row] for row in group],
+            [completions[row].ids for row in group],
             team.policy.chat.pad_id,
         )
         tokens = batch.tokens[batch.completion_mask]
         hidden, logits = team.policy.outputs(batch)
         logits = logits / config.temperature
+        logprobs = tensors.token_logprobs(logits, tokens)
         flat = (
-            tensors.token_logprobs(logits, tokens),
+            logprobs,
             team.reference.logprobs(batch, temperature=config.temperature),
-            team.critic(batch, hidden).float(),
+            torch.zeros_like(logprobs) if team.critic is None else team.critic(batch, hidden).float(),
             tensors.entropy(logits),
         )
         for whole, part in zip(found, flat, strict=True):
@@ -151,23 +200,122 @@ def look(
     return mask, found[0], found[1], found[2], found[3]
 
 
+def parts(
+    team: Team, found: Rollout, rows: Sequence[int], config: PolicyConfig, safe_point: Callable[[], None]
+) -> Iterator[Part]:
+    """The rows of a rollout in micro-batches of similar length."""
+    lengths = [len(found.prompts[row].ids) + len(found.completions[row].ids) for row in rows]
+    for group in batches.by_tokens(lengths, config.microbatch_tokens):
+        safe_point()
+        some = [rows[place] for place in group]
+        batch = batches.rows(
+            [found.prompts[row].ids for row in some],
+            [found.completions[row].ids for row in some],
+            team.policy.chat.pad_id,
+        )
+        yield Part(some, found.completion_mask[some], batch)
+
+
+# --- its metrics ------------------------------------------------------------------------------------
+
+
+def kl_per_completion(found: Rollout) -> Tensor:
+    """Log-ratio to the reference, summed over each completion: B, in nats."""
+    return torch.where(found.completion_mask, tensors.kl_k1(found.logprobs, found.ref_logprobs), 0.0).sum(1)
+
+
 def describe(found: Rollout, beta: float) -> dict[str, float]:
     """Metrics of a rollout. reward/objective = reward/mean - kl/coefficient x kl/reference, exactly."""
     mask = found.completion_mask
-    kl = torch.where(mask, tensors.kl_k1(found.logprobs, found.ref_logprobs), 0.0).sum(1)
+    kl = kl_per_completion(found)
     tokens = int(mask.sum())
-    return {
+    values = {
         "reward/mean": float(found.paid.mean()),
         "reward/std": float(found.paid.std(correction=0)),
         "reward/score": float(found.scores.mean()),
         "reward/objective": float(found.rewards.sum() / len(found.paid)),
         "kl/reference": float(kl.mean()),
+        "kl/standard_error": float(kl.std(correction=0)) / len(kl) ** 0.5,
         "kl/per_token": float(kl.sum() / tokens),
         "kl/coefficient": beta,
+        "policy/decoding_error": float((found.logprobs.sum(1) - found.decoded_logprobs).abs().sum() / tokens),
         "policy/entropy": float(tensors.masked_mean(found.entropy, mask)),
         "value/mean": float(tensors.masked_mean(found.values, mask)),
         "completion/length": tokens / len(mask),
-        "completion/eos_rate": sum(found.completions.finished) / len(mask),
+        "completion/eos_rate": sum(row.finished for row in found.completions) / len(mask),
         "speed/tokens_per_second": tokens / found.seconds["time/rollout"],
         **found.seconds,
     }
+    if len(found.parts) > 1:
+        values |= {f"reward/part/{name}": sum(part) / len(part) for name, part in found.parts.items()}
+    if found.unscored:
+        values["reward/unscored"] = float(found.unscored)
+    return values
+
+
+def doubts(values: dict[str, float], step: int) -> Iterator[Note]:
+    """A KL divergence is never negative: a mean far below 0 says that two log-probabilities do not match."""
+    if values["kl/reference"] < -CHANCE * values["kl/standard_error"] - 1e-3:
+        told = (
+            f"Step {step}: the mean KL is {values['kl/reference']:.3f} nats, which chance does not explain."
+        )
+        yield Note("warning", told)
+
+
+def too_far(kl: float, config: PolicyConfig) -> str:
+    return (
+        f"the mean KL from the reference is {kl:.2f} nats, beyond kl_limit = {config.kl_limit:g}. Weights "
+        "of the last rollout within it are kept. A higher kl_coefficient or smaller steps go further."
+    )
+
+
+# --- what people see --------------------------------------------------------------------------------
+
+
+def show(job: Job, team: Team, prompts: Sequence[Prompt], step: int) -> Iterator[Sample]:
+    """The same few prompts and the same random numbers each time, with score and KL."""
+    config = cast(PolicyConfig, job.config)
+    shown = [prompts[row] for row in data.order(len(prompts), job.seed, 7)[:SAMPLES]]
+    found = collect(
+        team, shown, config, beta=0.0, generator=state.generator(job.seed, 8), safe_point=job.safe_point
+    )
+    kl = kl_per_completion(found).tolist()
+    for row, (place, prompt) in enumerate(zip(found.groups.tolist(), found.prompts, strict=True)):
+        text, score = found.completions[row].text, float(found.scores[row])
+        yield Sample(step, place, prompt.messages, text, score, kl[row])
+
+
+def last_look(
+    job: Job,
+    team: Team,
+    prompts: Sequence[Prompt],
+    good: dict[str, Tensor],
+    beta: float,
+    deviation: rewards.RunningDeviation,
+    step: int,
+) -> Iterator[Event]:
+    """Measure the weights that are saved. An update that led beyond the KL limit is taken back first."""
+    config = cast(PolicyConfig, job.config)
+    drawn = [
+        prompts[row] for row in data.draw_prompts(len(prompts), config.rollout_prompts, job.seed, step + 1)
+    ]
+
+    def measured() -> dict[str, float]:
+        found = collect(
+            team,
+            drawn,
+            config,
+            beta=beta,
+            generator=state.generator(job.seed, 9),
+            safe_point=job.safe_point,
+            deviation=deviation,
+        )
+        return describe(found, beta)
+
+    values = measured()
+    if values["kl/reference"] > config.kl_limit:
+        yield Note("warning", f"The last update was taken back: {too_far(values['kl/reference'], config)}")
+        state.restore_weights(team.policy.model, good, "good.")
+        values = measured()
+    final = {f"final/{name}": values[name] for name in ("reward/mean", "reward/objective", "kl/reference")}
+    yield Metrics(step, config.steps, final)

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from training.core import data, models, protocol, rewards, sampling, state
 from training.core.configs import SampleConfig
-from training.core.types import Checkpoint, Event, Job, Metrics, Phase, Prompt, Sample, Saved
+from training.core.types import Checkpoint, Completion, Event, Job, Metrics, Phase, Prompt, Sample, Saved
 
 CHECKPOINT_EVERY = 8
 """Batches between checkpoints."""
@@ -46,9 +46,10 @@ def train(job: Job) -> Iterator[Event]:
             safe_point=job.safe_point,
         )
         texts = [policy.chat.text(ids) for ids in written.ids]
-        scores = None
+        completions = [Completion(*row) for row in zip(written.ids, texts, written.finished, strict=True)]
+        scores: rewards.Scores = [None] * len(batch)
         if scorer is not None:
-            scores = scorer([prompt for prompt, _index in batch], written.ids, texts).tolist()
+            scores = scorer([prompt for prompt, _index in batch], completions)
         for row, (prompt, index) in enumerate(batch):
             line: dict[str, Any] = {
                 "prompt_id": prompt.prompt_id,
@@ -57,19 +58,19 @@ def train(job: Job) -> Iterator[Event]:
                 "token_count": len(written.ids[row]),
                 "finish_reason": "stop" if written.finished[row] else "length",
                 "logprob": written.logprobs[row],
-                "score": None if scores is None else scores[row],
+                "score": scores[row],
             }
             lines.append(line)
         first: Prompt = batch[0][0]
-        yield Sample(step, 0, first.messages, texts[0], None if scores is None else scores[0])
+        yield Sample(step, 0, first.messages, texts[0], scores[0])
         tokens = sum(len(ids) for ids in written.ids)
         values = {
             "completion/length": tokens / len(batch),
             "completion/eos_rate": sum(written.finished) / len(batch),
             "speed/tokens_per_second": tokens / (time.monotonic() - started),
         }
-        if scores is not None:
-            values["reward/mean"] = sum(scores) / len(scores)
+        if known := [score for score in scores if score is not None]:
+            values["reward/mean"] = sum(known) / len(known)
         yield Metrics(step, steps, values)
         if step % CHECKPOINT_EVERY == 0 or job.stopping():
             yield Checkpoint(Saved(step, {}, {"lines": lines}))

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 
 def named_weights(model: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """Copies of all parameters; tied ones appear once."""
-    return {prefix + name: weight.detach().clone() for name, weight in model.named_parameters()}
+    """Copies of the parameters that are trained; tied ones appear once."""
+    return {
+        prefix + name: weight.detach().clone()
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+    }
+
+
+def part(tensors: dict[str, Tensor], prefix: str, device: torch.device) -> dict[str, Tensor]:
+    """Those whose name begins with `prefix`, on the device."""
+    return {name: held.to(device) for name, held in tensors.items() if name.startswith(prefix)}
+
+
+@torch.no_grad()
+def move(weights: Sequence[Tensor], start: Sequence[Tensor], step: Tensor) -> None:
+    """weights = start + step; a step of 0 restores them to the bit."""
+    place = 0
+    for weight, origin in zip(weights, start, strict=True):
+        weight.copy_(origin + step[place : place + weight.numel()].view_as(weight))
+        place += weight.numel()
 
 
 @torch.no_grad()
 def restore_weights(model: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
     for name, weight in model.named_parameters():
-        weight.copy_(tensors[prefix + name])
+        if weight.requires_grad:
+            weight.copy_(tensors[prefix + name])
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -91,6 +93,21 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
     return advantages, torch.where(mask, advantages + values, 0.0)
 
 
+def returns_to_go(rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
+    """Discounted sum of the rewards from each token on: B x T, 0 beyond the mask."""
+    return gae(rewards, torch.zeros_like(rewards), mask, gamma=gamma, lam=1.0)[1]
+
+
+def leave_one_out_mean(values: Tensor, groups: Tensor) -> Tensor:
+    """For each of B values the mean of the others of its group; a value alone in its group gets itself.
+
+    `groups` B, small whole numbers. The advantage value - mean sums to 0 over a group (Kool et al. 2019).
+    """
+    sums = torch.zeros(int(groups.max()) + 1, dtype=values.dtype).index_add(0, groups, values)[groups]
+    others = torch.bincount(groups)[groups] - 1
+    return torch.where(others > 0, (sums - values) / others.clamp(min=1), values)
+
+
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 - Var(returns - values) / Var(returns): 1 for a perfect critic, 0 for one that knows nothing.
 
@@ -106,3 +123,26 @@ def adapt_kl_coefficient(beta: float, kl: float, *, target: float, horizon: floa
     """beta x (1 + clip(KL/target - 1, -0.2, 0.2) x episodes / horizon); Ziegler et al. 2019, section 2.2."""
     error = min(max(kl / target - 1.0, -0.2), 0.2)
     return beta * (1.0 + error * episodes / horizon)
+
+
+def flatten(parts: Sequence[Tensor]) -> Tensor:
+    """All values of all parts, one after the other."""
+    return torch.cat([part.detach().reshape(-1) for part in parts])
+
+
+def conjugate_gradient(
+    product: Callable[[Tensor], Tensor], gradient: Tensor, iterations: int
+) -> tuple[Tensor, float]:
+    """x with product(x) = gradient, and |residual| / |gradient| (Hestenes and Stiefel 1952)."""
+    x, residual = torch.zeros_like(gradient), gradient.clone()
+    direction, square = residual.clone(), residual @ residual
+    start = square.clone()
+    for _iteration in range(iterations):
+        if float(square) <= 1e-10 * float(start):
+            break
+        along = product(direction)
+        size = square / (direction @ along)
+        x, residual = x + size * direction, residual - size * along
+        before, square = square, residual @ residual
+        direction = residual + square / before * direction
+    return x, float((square / start).sqrt()) if float(start) else 0.0

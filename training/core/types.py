@@ -117,6 +117,14 @@ class Completions(NamedTuple):
     finished: list[bool]  # ended by a stop token rather than by its length
 
 
+class Completion(NamedTuple):
+    """One completion, as reward functions see it."""
+
+    ids: list[int]
+    text: str
+    finished: bool
+
+
 class Rows(NamedTuple):
     """Prompt and completion of B rows as one batch, right-padded."""
 
@@ -127,18 +135,33 @@ class Rows(NamedTuple):
     completion_mask: Tensor  # B x T, true on completion tokens, EOS included
 
 
+class Part(NamedTuple):
+    """Some rows of a rollout as one batch."""
+
+    rows: list[int]
+    mask: Tensor  # their rows of the rollout's completion_mask
+    batch: Rows
+
+    def flat(self, whole: Tensor) -> Tensor:
+        """The rollout's B x T values at these rows' completion tokens, row after row: N."""
+        return whole[self.rows][self.mask].to(self.batch.tokens.device)
+
+
 class Rollout(NamedTuple):
     """B completions and everything the update needs of them; each tensor is B x T unless said otherwise."""
 
     prompts: list[Prompt]
-    completions: Completions
-    texts: list[str]
-    scores: Tensor  # B, as the reward model gives them
-    paid: Tensor  # B, after clip and missing-EOS penalty, before the KL penalty
+    groups: Tensor  # B, the place of the row's prompt among those that were drawn
+    completions: list[Completion]
+    parts: dict[str, list[float]]  # B scores of each reward function, before its weight
+    scores: Tensor  # B, their weighted sum
+    paid: Tensor  # B, after scaling, clip and missing-EOS penalty, before the KL penalty
+    unscored: int  # completions that no score could be given to, and that are not among the B
     completion_mask: Tensor
-    logprobs: Tensor  # of the policy that sampled
+    logprobs: Tensor  # of the policy that sampled, from the forward pass that trains
+    decoded_logprobs: Tensor  # B, their sums as the cached decoding had them
     ref_logprobs: Tensor
-    values: Tensor
+    values: Tensor  # 0 without a critic
     entropy: Tensor  # of the policy before each token
     rewards: Tensor  # -beta KL per token, and the paid score on the last
     seconds: dict[str, float]

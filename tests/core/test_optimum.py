@@ -1,4 +1,4 @@
-"""PPO as a whole, in a world so small that the optimum of reward - beta KL is known by enumeration."""
+"""Each algorithm as a whole, in a world so small that the optimum of reward - beta KL is known exactly."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from tests.core import tiny
-from training.core import batches, configs, models, ppo, rollout, state, tensors
-from training.core.types import Completions, Job, Metrics, Prompt
+from training.core import batches, configs, models, ppo, reinforce, rewards, rollout, state, tensors, trpo
+from training.core.types import Completion, Job, Metrics, Prompt
 
 WORDS, LONGEST, BETA = (4, 5, 6), 3, 0.3
 REGRET_BAR = 0.06
 
 
-def job(settings: configs.PPOConfig) -> Job:
+def job(settings: configs.PolicyConfig) -> Job:
     return Job(settings, 0, {}, Path(), None, lambda: None, lambda: False)
 
 
@@ -58,8 +58,12 @@ class World:
         right = wanted in completion and completion[-1] == 1
         return float(right) - 0.5 * (completion.count(wanted) > 1) - (completion[-1] != 1)
 
-    def __call__(self, prompts: list[Prompt], completions: list[list[int]], texts: list[str]) -> Tensor:
-        return torch.tensor([self.reward(*row) for row in zip(prompts, completions, strict=True)])
+    def __call__(self, prompts: Any, completions: Any) -> rewards.Scores:
+        return [self.reward(asked, row.ids) for asked, row in zip(prompts, completions, strict=True)]
+
+    def team(self, policy: models.Policy, critic: str | None) -> rollout.Team:
+        scorer = rewards.WeightedSum({"world": (1.0, self)})
+        return rollout.Team(policy, self.reference, models.SharedCritic(policy) if critic else None, scorer)
 
     def logprobs(self, policy: models.Policy, prompt: Prompt) -> Tensor:
         """Of every completion of a prompt."""
@@ -86,28 +90,44 @@ class World:
         return tuple(torch.tensor(values).mean(0).tolist())  # type: ignore[return-value]
 
 
-def learn(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tuple[float, list[dict[str, float]], World]:
-    """Share of the reference's regret that is left after PPO, and the metrics of each step."""
+ALGORITHMS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ppo": (ppo, {"epochs": 4, "minibatches": 2, "value_clip": 10.0, "learning_rate": 1e-2}),
+    "leave_one_out": (reinforce, {"completions_per_prompt": 4, "rollout_prompts": 32, "steps": 100}),
+    "running_mean": (reinforce, {"baseline": "running_mean", "completions_per_prompt": 1, "steps": 100}),
+    "value_head": (reinforce, {"baseline": "value_head", "completions_per_prompt": 1, "steps": 100}),
+    "trpo": (trpo, {"step_kl": 0.02, "fisher_share": 1.0, "learning_rate": 1e-2}),
+}
+CONFIGS: dict[Any, type[configs.PolicyConfig]] = {
+    ppo: configs.PPOConfig, reinforce: configs.REINFORCEConfig, trpo: configs.TRPOConfig,
+}  # fmt: skip
+
+
+def learn(
+    monkeypatch: pytest.MonkeyPatch, name: str = "ppo", **changes: Any
+) -> tuple[float, list[dict[str, float]], World]:
+    """Share of the reference's regret that is left after a run, and the metrics of each step."""
     world = World()
     policy = world.policy()
-    team = rollout.Team(policy, world.reference, models.SharedCritic(policy), world)  # type: ignore[arg-type]
-    monkeypatch.setattr(rollout, "load", lambda job: (team, world.prompts, []))
-    monkeypatch.setattr(ppo, "show", lambda *arguments: iter(()))
+    algorithm, own = ALGORITHMS[name]
+    monkeypatch.setattr(
+        rollout, "load", lambda job, *, critic: (world.team(policy, critic), world.prompts, [])
+    )
+    monkeypatch.setattr(rollout, "show", lambda *arguments: iter(()))
     monkeypatch.setattr(models.Policy, "save", lambda *arguments: None)
     settings: dict[str, Any] = {
         "steps": 20, "rollout_prompts": 128, "max_new_tokens": LONGEST, "learning_rate": 1e-2,
-        "minibatches": 2, "epochs": 4, "kl_coefficient": BETA, "missing_eos_penalty": 0.0,
-        "checkpoint_every": 1000, "value_clip": 10.0,
+        "kl_coefficient": BETA, "missing_eos_penalty": 0.0, "checkpoint_every": 1000,
     }  # fmt: skip
-    events = list(ppo.train(job(configs.PPOConfig(**{**settings, **changes}))))
+    events = list(algorithm.train(job(CONFIGS[algorithm](**{**settings, **own, **changes}))))
     gained, before, best = world.objective(policy)
     rows = [event.values for event in events if isinstance(event, Metrics)]
     return (best - gained) / (best - before), rows, world
 
 
-def test_ppo_comes_close_to_the_exact_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_it_comes_close_to_the_exact_optimum(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Regret left: 0 is optimal, 1 is the reference. The bar stands above the worst of five seeds."""
-    regret, rows, world = learn(monkeypatch)
+    regret, rows, world = learn(monkeypatch, name)
     assert regret < REGRET_BAR
     _, before, _ = world.objective(world.reference)
     spread = rows[0]["reward/std"] / math.sqrt(128)
@@ -139,15 +159,13 @@ def test_the_exact_test_notices_a_score_on_the_first_token(monkeypatch: pytest.M
 def test_counts_of_sampled_completions_follow_the_enumerated_probabilities() -> None:
     """The rollouts of that world are drawn from the distribution which its optimum is computed with."""
     world = World()
-    team = rollout.Team(
-        world.reference, world.reference, models.SharedCritic(world.reference), world  # type: ignore[arg-type]
-    )  # fmt: skip
+    team = world.team(world.reference, "shared")
     found = rollout.collect(
         team, [world.prompts[0]] * 4000, configs.PPOConfig(max_new_tokens=LONGEST, microbatch_tokens=100_000),
         beta=0.0, generator=state.generator(0), safe_point=lambda: None,
     )  # fmt: skip
-    completions: Completions = found.completions
-    counts = Counter(map(tuple, completions.ids))
+    completions: list[Completion] = found.completions
+    counts = Counter(tuple(row.ids) for row in completions)
     expected = world.logprobs(world.reference, world.prompts[0]).exp() * 4000
     assert expected.sum().item() == pytest.approx(4000, rel=1e-4)
     seen = torch.tensor([counts[tuple(ids)] for ids in world.completions]).double()
