@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from tensorboardX.proto.event_pb2 import Event
 
 from tests.core import drive, tiny
 from training.core import __main__ as trainer
@@ -191,6 +193,26 @@ def test_events_are_as_the_protocol_says(whole: dict[str, Path]) -> None:
         )
         for event in drive.events(run_dir, "sample"):
             assert isinstance(event["messages"], list) and isinstance(event["completion"], str)
+
+
+def test_event_files_hold_the_same_metrics(whole: dict[str, Path]) -> None:
+    """Read back with the wire format of TensorBoard's records, not with the library that wrote them."""
+    run_dir = whole["reinforce"]
+    found: dict[tuple[str, int], float] = {}
+    for path in (run_dir / "tensorboard").iterdir():
+        data = path.read_bytes()
+        place = 0
+        while place < len(data):
+            (length,) = struct.unpack("<Q", data[place : place + 8])
+            event = Event.FromString(data[place + 12 : place + 12 + length])
+            place += 12 + length + 4  # a checksum stands after the length, another after the record
+            for value in event.summary.value:
+                if value.WhichOneof("value") == "simple_value":
+                    found[value.tag, event.step] = value.simple_value
+    expected = {
+        (name, step): value for step, row in drive.metrics(run_dir).items() for name, value in row.items()
+    }
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_sample_writes_one_line_a_completion_prompt_after_prompt(whole: dict[str, Path]) -> None:

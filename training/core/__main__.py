@@ -17,9 +17,12 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from training.core import configs, protocol
+
+if TYPE_CHECKING:
+    from training.core.tensorboard import EventFiles
 
 MODULES = {
     "sft": "training.core.sft",
@@ -114,6 +117,7 @@ def run(run_dir: Path, events: protocol.Events, stop: StopRequest) -> None:
     import torch  # late: a bad spec fails in a tenth of a second
 
     from training.core import checkpoint
+    from training.core.tensorboard import EventFiles
     from training.core.types import Job
 
     torch.use_deterministic_algorithms(True)
@@ -127,11 +131,17 @@ def run(run_dir: Path, events: protocol.Events, stop: StopRequest) -> None:
     aside.mkdir()
     job = Job(config, spec["seed"], inputs, aside, saved, stop.safe_point, stop.stopping)
     train = importlib.import_module(MODULES[spec["kind"]]).train
-    write_events(run_dir, events, train(job), stop)
+    board = EventFiles(run_dir, first_step=saved.step + 1 if saved else 0)
+    try:
+        write_events(run_dir, events, board, train(job), stop)
+    finally:
+        board.close()
     protocol.seal(aside, run_dir / "output")
 
 
-def write_events(run_dir: Path, events: protocol.Events, happening: Iterator[Any], stop: StopRequest) -> None:
+def write_events(
+    run_dir: Path, events: protocol.Events, board: EventFiles, happening: Iterator[Any], stop: StopRequest
+) -> None:
     from training.core import checkpoint
 
     times: list[tuple[int, float]] = []
@@ -145,10 +155,12 @@ def write_events(run_dir: Path, events: protocol.Events, happening: Iterator[Any
                 events.write(
                     "metrics", **event._asdict(), seconds_left=seconds_left(times, event.total_steps)
                 )
+                board.metrics(event)
             case "Phase":
                 events.write("phase", **event._asdict())
             case "Sample":
                 events.write("sample", **event._asdict())
+                board.sample(event)
             case "Note":
                 events.write(event.level, message=event.message)
 

@@ -22,7 +22,13 @@ def add(model: Any, rank: int, *, seed: int) -> None:
 
     model.requires_grad_(False)
     torch.manual_seed(seed)  # A is drawn from the global generator
-    settings = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=linear_layers(model))
+    names = linear_layers(model)
+    turned = any(
+        type(model.get_submodule(name)).__name__ == "Conv1D" for name in names
+    )  # in x out, as in GPT-2
+    settings = LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=names, fan_in_fan_out=turned
+    )
     inject_adapter_in_model(settings, model)
     model.eval()
 
