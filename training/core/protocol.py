@@ -5,6 +5,7 @@
       inputs/          links or copies: policy/, reference/, reward_model/ (folders), *.jsonl
       events.jsonl     append-only, one object a line, each with "type" and "time" (seconds since the epoch)
       checkpoints/     step-000040/ complete or absent; manifest.json (sha256 of each file) is written last
+      tensorboard/     the metrics and samples of events.jsonl once more, as event files for TensorBoard
       output/          the finished model (or completions.jsonl) with its manifest.json
       outcome.json     {"status": "done" | "cancelled"} or {"status": "failed", "code", "message", "hint"}
 

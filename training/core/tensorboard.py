@@ -1,4 +1,4 @@
-"""The run's metrics and sample texts once more, as event files that TensorBoard reads: RUN_DIR/tensorboard."""
+"""The run's metrics and sample texts once more, as event files for TensorBoard: RUN_DIR/tensorboard."""
 
 from __future__ import annotations
 
