@@ -33,8 +33,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "reinforce": {
         "steps": 4, "rollout_prompts": 6, "completions_per_prompt": 2, "max_new_tokens": 8,
-        "learning_rate": 3e-3, "baseline": "running_mean", "checkpoint_every": 2, "sample_every": 2, "score_scaling": True,
-        "length_weight": -0.01, "pattern": "a", "pattern_weight": 0.1,
+        "learning_rate": 3e-3, "baseline": "running_mean", "checkpoint_every": 2, "sample_every": 2,
+        "score_scaling": True, "length_weight": -0.01, "pattern": "a", "pattern_weight": 0.1,
     },
     "trpo": {
         "steps": 4, "rollout_prompts": 8, "max_new_tokens": 8, "checkpoint_every": 2, "sample_every": 2,
