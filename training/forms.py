@@ -89,6 +89,8 @@ def field_for(setting: dataclasses.Field[Any], initial: Any) -> forms.Field:
         return forms.ChoiceField(
             choices=[(name, name) for name in facts["choices"]], initial=initial, **shared
         )
+    if setting.type == "str":
+        return forms.CharField(required=False, initial=initial, max_length=500, strip=False, **shared)
     return NumberField(setting=setting, whole=setting.type == "int", initial=initial, **shared)
 
 
@@ -110,17 +112,6 @@ VERSION_LABELS = {
     "reference": gettext_lazy("Reference policy"),
     "reward_model": gettext_lazy("Reward model"),
 }
-VERSION_HELP = {
-    ("sft", "policy"): gettext_lazy("The version that learns to write like the demonstrations."),
-    ("reward_model", "policy"): gettext_lazy("Its weights are where the reward model starts."),
-    ("ppo", "policy"): gettext_lazy("The version to improve."),
-    ("ppo", "reference"): gettext_lazy("The KL penalty holds the policy near this version."),
-    ("ppo", "reward_model"): gettext_lazy("Scores each completion."),
-    ("sample", "policy"): gettext_lazy("The version that writes."),
-    ("sample", "reward_model"): gettext_lazy("Optional: scores what is written, without changing it."),
-}
-
-
 if TYPE_CHECKING:
     ChoiceOfVersion = forms.ModelChoiceField[ModelVersion]
 else:
@@ -201,7 +192,7 @@ def obstacles(project: Project, kind: str) -> list[Obstacle]:
                 decided,
             ) % {"wanted": snapshots.MINIMUM_PAIRS, "found": decided}
             found.append(Obstacle(words, _("Judge"), "judge"))
-    if kind in ("ppo", "sample") and not project.prompts.exists():
+    if configs.KINDS[kind].data[1] == "prompts" and not project.prompts.exists():
         found.append(Obstacle(_("There are no prompts to answer."), _("Import prompts"), "import_upload"))
     return found
 
@@ -246,19 +237,20 @@ class LaunchForm(forms.Form):
         for name in self.wanted:
             if (self.kind, name) in SNAPSHOT_KINDS:
                 continue
+            required = name in self.settings_of.inputs
             reward = name == "reward_model"
             kinds = (ModelVersion.Kind.REWARD,) if reward else POLICY_KINDS
             self.fields[name] = VersionField(
                 queryset=versions.filter(kind__in=kinds),
                 label=VERSION_LABELS[name],
-                help_text=VERSION_HELP[self.kind, name],
-                required=f"{name}?" not in self.settings_of.inputs,
+                help_text=_(self.settings_of.inputs[name if required else f"{name}?"]),
+                required=required,
                 initial=usual[name].pk if name in usual else None,
             )
 
     def _add_data(self) -> None:
         """Which frozen data to read: what is there now, or a snapshot from before."""
-        wanted = next(kind for (run_kind, _name), kind in SNAPSHOT_KINDS.items() if run_kind == self.kind)
+        wanted = Snapshot.Kind(self.settings_of.data[1])
         before = Snapshot.objects.filter(project=self.project, kind=wanted)[:SNAPSHOTS_OFFERED]
         fresh: list[tuple[str, Any]] = [(f"{NOW}:{split}", label) for split, label in PROMPTS]
         if self.kind == "sft":
@@ -279,7 +271,7 @@ class LaunchForm(forms.Form):
                 initial=True,
                 help_text=_("When frozen now: also learn from judgements that programs gave."),
             )
-        if self.kind in ("ppo", "sample"):
+        if self.settings_of.data[1] == "prompts":
             self.fields["limit"] = forms.IntegerField(
                 label=_("Prompts at most"),
                 required=False,

@@ -27,10 +27,7 @@ LARGEST_SEED = 2**31 - 1
 Input = ModelVersion | Snapshot
 POLICY_KINDS = (ModelVersion.Kind.BASE, ModelVersion.Kind.POLICY)
 SNAPSHOT_KINDS = {
-    ("sft", "snapshot"): Snapshot.Kind.DEMONSTRATIONS,
-    ("reward_model", "snapshot"): Snapshot.Kind.PREFERENCES,
-    ("ppo", "prompts"): Snapshot.Kind.PROMPTS,
-    ("sample", "prompts"): Snapshot.Kind.PROMPTS,
+    (config.kind, config.data[0]): Snapshot.Kind(config.data[1]) for config in configs.KINDS.values()
 }
 
 

@@ -10,6 +10,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from playwright.sync_api import Page as BrowserPage
 
 from tests.browser.seed import Seeded
+from training.core.configs import KINDS
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,7 @@ def runs(done: Seeded) -> list[Page]:
         Page(f"run_detail.{name}", reverse("run_detail", args=[*slug, run.pk]))
         for name, run in done.runs.items()
     ]
-    kinds = ("sft", "reward_model", "ppo", "sample")
-    launches = [Page(f"run_launch.{kind}", reverse("run_launch", args=[*slug, kind])) for kind in kinds]
+    launches = [Page(f"run_launch.{kind}", reverse("run_launch", args=[*slug, kind])) for kind in KINDS]
     snapshot = done.snapshots["preferences"]
     return [
         Page("run_list", reverse("run_list", args=slug)),

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,7 @@ class StopRequest:
 # --- the run ----------------------------------------------------------------------------------------
 
 
-def read_inputs(run_dir: Path, spec: dict[str, Any], wanted: tuple[str, ...]) -> dict[str, Path]:
+def read_inputs(run_dir: Path, spec: dict[str, Any], wanted: Iterable[str]) -> dict[str, Path]:
     """Paths of the inputs, hashes checked; raises ProtocolError naming the first that differs."""
     found: dict[str, Path] = {}
     hashes: dict[Path, str] = {}  # policy and reference are often the same folder

@@ -39,12 +39,17 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What every kind has. `inputs` names what the run reads; "?" marks an optional one."""
+    """What every kind has; forms, launch and loop page know a kind by nothing else."""
 
     kind: ClassVar[str]
     title: ClassVar[str]
     sentence: ClassVar[str]
-    inputs: ClassVar[tuple[str, ...]]
+    station: ClassVar[str]
+    """The station of the loop at which it works: completions, reward_model or policy."""
+    inputs: ClassVar[dict[str, str]]
+    """What the run reads, with a sentence each; "?" marks an optional one."""
+    data: ClassVar[tuple[str, str]]
+    """The input that is a file of frozen data, and what it holds: preferences, demonstrations or prompts."""
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def cross_problems(self) -> dict[str, str]:
@@ -58,7 +63,9 @@ class SFTConfig(Config):
     kind: ClassVar[str] = "sft"
     title: ClassVar[str] = "Supervised fine-tuning"
     sentence: ClassVar[str] = "Teach a language model to write like the demonstrations it is shown."
-    inputs: ClassVar[tuple[str, ...]] = ("policy", "snapshot")
+    station: ClassVar[str] = "policy"
+    inputs: ClassVar[dict[str, str]] = {"policy": "The version that learns to write like the demonstrations.", "snapshot": "The demonstrations."}
+    data: ClassVar[tuple[str, str]] = ("snapshot", "demonstrations")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "starter": {"learning_rate": 3e-3, "batch_tokens": 768, "completion_only": False, "checkpoint_every": 250, "evaluate_every": 125},
     }
@@ -81,7 +88,9 @@ class RewardModelConfig(Config):
     kind: ClassVar[str] = "reward_model"
     title: ClassVar[str] = "Reward model"
     sentence: ClassVar[str] = "Learn from the judgements which completion people would prefer."
-    inputs: ClassVar[tuple[str, ...]] = ("policy", "snapshot")
+    station: ClassVar[str] = "reward_model"
+    inputs: ClassVar[dict[str, str]] = {"policy": "Its weights are where the reward model starts.", "snapshot": "The judgements."}
+    data: ClassVar[tuple[str, str]] = ("snapshot", "preferences")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "many judgements": {"epochs": 1},
         "large model": {"epochs": 1, "learning_rate": 1e-5},
@@ -105,7 +114,14 @@ class RewardModelConfig(Config):
 class PolicyConfig(Config):
     """What the policy-gradient kinds share: rollouts, rewards, the KL penalty and its limit."""
 
-    inputs: ClassVar[tuple[str, ...]] = ("policy", "reference", "reward_model", "prompts")
+    station: ClassVar[str] = "policy"
+    inputs: ClassVar[dict[str, str]] = {
+        "policy": "The version to improve.",
+        "reference": "The KL penalty holds the policy near this version.",
+        "reward_model": "Scores each completion.",
+        "prompts": "What the policy answers while it learns.",
+    }
+    data: ClassVar[tuple[str, str]] = ("prompts", "prompts")
 
     steps: int = setting(16, "Rollouts, each followed by an update.", low=1, high=1_000_000, unit="steps")
     rollout_prompts: int = setting(64, "Prompts answered in one rollout.", low=1, high=100_000, unit="prompts")
@@ -227,7 +243,13 @@ class SampleConfig(Config):
     kind: ClassVar[str] = "sample"
     title: ClassVar[str] = "Write completions"
     sentence: ClassVar[str] = "Let a version answer prompts, for people to judge."
-    inputs: ClassVar[tuple[str, ...]] = ("policy", "prompts", "reward_model?")
+    station: ClassVar[str] = "completions"
+    inputs: ClassVar[dict[str, str]] = {
+        "policy": "The version that writes.",
+        "prompts": "What it answers.",
+        "reward_model?": "Optional: scores what is written, without changing it.",
+    }
+    data: ClassVar[tuple[str, str]] = ("prompts", "prompts")
 
     completions_per_prompt: int = setting(2, "Completions of each prompt.", low=1, high=64)
     max_new_tokens: int = setting(64, "Longest completion.", low=1, high=16_384, unit="tokens")

@@ -20,6 +20,7 @@ from feedback.agreement import krippendorff_alpha
 from feedback.models import Comparison, Preference, Project, Role
 from rlhf_app.http import Request
 from training import headlines
+from training.core.configs import KINDS
 from training.loop import Action, Facts, gather, next_action
 from training.models import ModelVersion, PromotedVersion, Promotion, Review
 from training.templatetags.figures import figure, percent, percent_number, signed
@@ -81,14 +82,14 @@ def button(project: Project, action: Action) -> dict[str, Any]:
 
 PLACE_OF = {"import": 0, "write": 1, "judge": 2, "reward_model": 3, "no_version": 4, "ppo": 4, "review": 5}
 PLACE_OF |= {"judge_review": 5, "verdict": 5, "promote": 6, "promote_first": 6}
-PLACE_OF_RUN = {"sample": 1, "reward_model": 3, "sft": 4, "ppo": 4}
+PLACE_OF_STATION = {"completions": 1, "reward_model": 3, "policy": 4}
 """The station at which an action or a run works, counted from 0; those before it are done."""
 
 
 def place_of(action: Action, facts: Facts) -> int:
     run = facts.active_run or facts.failed_run
     if action.key in ("watch", "failed") and run:
-        return PLACE_OF_RUN.get(run.kind, 4)
+        return PLACE_OF_STATION[KINDS[run.kind].station]
     return PLACE_OF[action.key]
 
 
