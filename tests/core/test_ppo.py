@@ -116,6 +116,15 @@ def test_the_rollout_s_metrics_keep_the_identity(gpt2: Path, llama: Path, reward
     )
 
 
+def test_a_negative_kl_beyond_chance_is_warned_of() -> None:
+    """Item 24: a sampled mean below 0 is no error, one far below it is."""
+    told = [
+        list(rollout.doubts({"kl/reference": kl, "kl/standard_error": 0.1}, 7)) for kl in (0.5, -0.3, -0.5)
+    ]
+    assert [len(notes) for notes in told] == [0, 0, 1]
+    assert "Step 7" in told[2][0].message and told[2][0].level == "warning"
+
+
 def test_a_missing_end_costs_after_the_clip_and_a_stop_token_is_an_end() -> None:
     """Item 17, three rows: ended, ended beyond the clip, cut off beyond the clip."""
     found = rewards.pay(

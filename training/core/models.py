@@ -82,18 +82,17 @@ class Policy:
         return token_logprobs(self.outputs(batch)[1] / temperature, batch.tokens[batch.completion_mask])
 
     def train_last_layers(self, count: int) -> None:
-        """Freeze all but the last `count` layers and what stands behind them, if not tied to the front."""
+        """Freeze all that stands before the last `count` layers, and what is tied to it."""
         layers = next(
             module
             for module in self.model.base_model.modules()
             if isinstance(module, nn.ModuleList)
             and len(module) == self.model.config.get_text_config().num_hidden_layers
         )
-        front = [
-            *self.model.get_input_embeddings().parameters(),
-            *layers[: max(0, len(layers) - count)].parameters(),
-        ]
-        for weight in front:
+        first = next(layers[-min(count, len(layers))].parameters())
+        for weight in self.model.parameters():  # in the order in which the model uses them
+            if weight is first:
+                return
             weight.requires_grad_(False)
 
     def save(self, folder: Path) -> None:

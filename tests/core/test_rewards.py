@@ -1,0 +1,77 @@
+"""Reward functions and their sum, by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from training.core import configs, rewards
+from training.core.types import Completion, Prompt
+
+PROMPT = Prompt([{"role": "user", "content": "hello"}], [5], 0)
+COMPLETIONS = [
+    Completion([7, 8, 1], "order 12", True),
+    Completion([7], "no number", False),
+    Completion([7, 8, 9, 1], "order 3", True),
+]
+
+
+def score(*scores: float | None) -> rewards.RewardFunction:
+    return lambda prompts, completions: list(scores)
+
+
+def test_length_and_pattern_by_hand() -> None:
+    asked = [PROMPT] * 3
+    assert rewards.length(asked, COMPLETIONS) == [3.0, 1.0, 4.0]
+    assert rewards.Contains(r"\d{2}")(asked, COMPLETIONS) == [1.0, 0.0, 0.0]
+
+
+def test_the_sum_keeps_its_parts_and_what_cannot_be_scored_has_none() -> None:
+    whole = rewards.WeightedSum({"one": (2.0, score(1.0, None, 3.0)), "length": (-0.5, rewards.length)})
+    sums, parts = whole([PROMPT] * 3, COMPLETIONS)
+    assert sums == [2.0 - 1.5, None, 6.0 - 2.0]
+    assert parts == {"one": [1.0, None, 3.0], "length": [3.0, 1.0, 4.0]}
+
+
+def test_settings_choose_the_parts_and_one_without_weight_is_not_computed() -> None:
+    def never(prompts: object, completions: object) -> rewards.Scores:
+        raise AssertionError("computed in vain")
+
+    settings = configs.PPOConfig(
+        reward_model_weight=0.0, length_weight=-1.0, pattern="order", pattern_weight=2.0
+    )
+    sums, parts = rewards.configured(settings, never)([PROMPT] * 3, COMPLETIONS)  # type: ignore[arg-type]
+    assert (sums, list(parts)) == ([-1.0, -1.0, -2.0], ["length", "pattern"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({"pattern": "("}, "pattern"),
+        ({"pattern_weight": 1.0}, "pattern_weight"),
+        ({"reward_model_weight": 0.0}, "reward_model_weight"),
+    ],
+)
+def test_sums_that_make_no_sense_are_refused(changed: dict[str, object], name: str) -> None:
+    with pytest.raises(configs.ConfigError) as refused:
+        configs.parse("ppo", changed)
+    assert list(refused.value.problems) == [name]
+
+
+def test_the_running_deviation_is_that_of_all_scores_at_once() -> None:
+    """Item 25: batches of uneven size; the mean is not shifted away."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [3.0 + 2.0 * torch.randn(size, generator=generator) for size in (5, 1, 40)]
+    running = rewards.RunningDeviation()
+    assert running.value == 1.0
+    for part in parts:
+        running = running.after(part)
+    assert running.value == pytest.approx(torch.cat(parts).double().std(correction=0).item(), rel=1e-6)
+    assert running.after(torch.full((3,), 2.0)).value != running.value
+    settings = configs.PPOConfig(score_scaling=True, score_clip=1.5, missing_eos_penalty=0.25)
+    paid = rewards.pay(torch.tensor([1.0, 8.0]), torch.tensor([True, False]), settings, 2.0)
+    assert paid.tolist() == [0.5, 1.25]
+
+
+def test_equal_scores_are_not_blown_up() -> None:
+    assert rewards.RunningDeviation().after(torch.full((6,), 0.3)).value == 1.0
