@@ -114,13 +114,19 @@ VERSION_LABELS = {
 }
 if TYPE_CHECKING:
     ChoiceOfVersion = forms.ModelChoiceField[ModelVersion]
+    ChoiceOfSnapshot = forms.ModelChoiceField[Snapshot]
 else:
-    ChoiceOfVersion = forms.ModelChoiceField
+    ChoiceOfVersion = ChoiceOfSnapshot = forms.ModelChoiceField
 
 
 class VersionField(ChoiceOfVersion):
     def label_from_instance(self, version: ModelVersion) -> str:
         return f"{version} · {version.get_kind_display()}" + (f" · {version.note}" if version.note else "")
+
+
+class SnapshotField(ChoiceOfSnapshot):
+    def label_from_instance(self, snapshot: Snapshot) -> str:
+        return describe_snapshot(snapshot)
 
 
 def describe_snapshot(snapshot: Snapshot) -> str:
@@ -222,6 +228,7 @@ class LaunchForm(forms.Form):
         seed = self.fields.pop("seed")
         self._add_versions()
         self._add_data()
+        self._add_more_data()
         chosen = self.settings_of.presets.get(preset, {})
         self.simple: list[str] = []
         self.advanced: list[str] = []
@@ -246,6 +253,17 @@ class LaunchForm(forms.Form):
                 help_text=_(self.settings_of.inputs[name if required else f"{name}?"]),
                 required=required,
                 initial=usual[name].pk if name in usual else None,
+            )
+
+    def _add_more_data(self) -> None:
+        """Optional further files, frozen before."""
+        for name, holds in self.settings_of.more_data.items():
+            kept = Snapshot.objects.filter(project=self.project, kind=holds)
+            self.fields[name] = SnapshotField(
+                queryset=kept,
+                label=Snapshot.Kind(holds).label,
+                help_text=_(self.settings_of.inputs[f"{name}?"]),
+                required=False,
             )
 
     def _add_data(self) -> None:
@@ -341,7 +359,7 @@ class LaunchForm(forms.Form):
     def inputs(self, snapshot: Snapshot) -> dict[str, Input]:
         read: dict[str, Input] = {}
         for name in self.wanted:
-            thing = snapshot if (self.kind, name) in SNAPSHOT_KINDS else self.cleaned_data[name]
+            thing = snapshot if name == self.settings_of.data[0] else self.cleaned_data[name]
             if thing is not None:
                 read[name] = thing
         return read

@@ -27,7 +27,9 @@ LARGEST_SEED = 2**31 - 1
 Input = ModelVersion | Snapshot
 POLICY_KINDS = (ModelVersion.Kind.BASE, ModelVersion.Kind.POLICY)
 SNAPSHOT_KINDS = {
-    (config.kind, config.data[0]): Snapshot.Kind(config.data[1]) for config in configs.KINDS.values()
+    (config.kind, name): Snapshot.Kind(holds)
+    for config in configs.KINDS.values()
+    for name, holds in [config.data, *config.more_data.items()]
 }
 
 
@@ -158,10 +160,10 @@ def default_versions(project: Project, kind: str) -> dict[str, ModelVersion]:
     policy = registry.promoted(project) or ready.filter(kind__in=POLICY_KINDS).first()
     reward_model = ready.filter(kind=ModelVersion.Kind.REWARD).first()
     found: dict[str, ModelVersion] = {}
-    for name in configs.KINDS[kind].inputs:
-        version = reward_model if name.startswith("reward_model") else policy
+    for name in (name.rstrip("?") for name in configs.KINDS[kind].inputs):
+        version = reward_model if name == "reward_model" else policy
         if (kind, name) not in SNAPSHOT_KINDS and version is not None:
-            found[name.rstrip("?")] = version
+            found[name] = version
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from tests.core import drive, tiny
 from training.core import batches, configs, models, ppo, rewards, rollout, state, tensors
-from training.core.types import Completion, Job, Prompt, Rollout
+from training.core.types import Completion, Demonstration, Job, Prompt, Rollout
 
 CONFIG: dict[str, Any] = {
     "steps": 3, "rollout_prompts": 12, "max_new_tokens": 10, "learning_rate": 1e-3, "minibatches": 3,
@@ -70,7 +71,12 @@ def job(settings: configs.PPOConfig) -> Job:
 
 
 def update(
-    team: rollout.Team, found: Rollout, settings: configs.PPOConfig, rows: list[int], rate: float = 0.0
+    team: rollout.Team,
+    found: Rollout,
+    settings: configs.PPOConfig,
+    rows: list[int],
+    rate: float = 0.0,
+    shown: Sequence[Demonstration] = (),
 ) -> tuple[dict[str, float] | None, list[Tensor]]:
     """One optimiser step on `rows`; its metrics, and the gradients before they were clipped away."""
     advantages, returns = tensors.gae(found.rewards, found.values, found.completion_mask, gamma=1.0, lam=0.95)
@@ -78,7 +84,7 @@ def update(
     weights = [*team.policy.model.parameters(), *team.critic.parameters()]
     optimizer = torch.optim.SGD(weights, lr=rate)
     facts = ppo.minibatch(
-        team, optimizer, found, advantages, returns, torch.tensor(rows), settings, job(settings)
+        team, optimizer, found, advantages, returns, torch.tensor(rows), shown, settings, job(settings)
     )
     return facts, [torch.zeros(()) if w.grad is None else w.grad.clone() for w in weights]
 
@@ -279,6 +285,35 @@ def test_gradients_do_not_depend_on_the_split_nor_on_the_order_of_rows(
         assert again == pytest.approx(facts, abs=1e-5)
         for one, two in zip(expected, gradients, strict=True):
             assert torch.allclose(one, two, atol=1e-5)
+
+
+def test_demonstrations_add_their_own_gradient_and_leave_the_metrics_alone(
+    gpt2: Path, reward_model: Path
+) -> None:
+    """Item 49: the gradient grows by coefficient x that of the mean loss per token, computed row by row."""
+    team = make_team(gpt2, reward_model)
+    found = collect(team, config())
+    settings = config(ptx_coefficient=0.7, max_grad_norm=1e6, microbatch_tokens=64)
+    shown = [Demonstration([], [5, 9], [30, 31, 1]), Demonstration([], [7], [40, 1])]
+    facts, without = update(team, found, settings, [0, 3])
+    again, mixed = update(team, found, settings, [0, 3], shown=shown)
+    assert facts is not None and again is not None
+    losses_alone = [
+        -torch.log_softmax(team.policy.model(torch.tensor([ids])).logits[0, start - 1 : -1], -1)[
+            torch.arange(len(ids) - start), ids[start:]
+        ]
+        for ids, start in (([5, 9, 30, 31, 1], 2), ([7, 40, 1], 1))
+    ]
+    loss = torch.cat(losses_alone).mean()
+    assert again["policy/ptx_loss"] == pytest.approx(loss.item(), abs=1e-5)
+    assert {name: again[name] for name in facts if "norm" not in name} == {
+        name: value for name, value in facts.items() if "norm" not in name
+    }
+    team.policy.model.zero_grad()
+    (0.7 * loss).backward()
+    for one, other, weight in zip(without, mixed, team.policy.model.parameters(), strict=False):
+        if weight.grad is not None:
+            assert torch.allclose(other - one, weight.grad, atol=1e-5)
 
 
 def test_what_stands_in_the_padding_of_a_rollout_changes_nothing(gpt2: Path, reward_model: Path) -> None:

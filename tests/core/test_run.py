@@ -29,7 +29,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "reward_model": {"epochs": 2, "batch_pairs": 8, "learning_rate": 1e-3, "checkpoint_every": 2},
     "ppo": {
         "steps": 4, "rollout_prompts": 8, "max_new_tokens": 8, "learning_rate": 3e-3, "kl_target": 1.0,
-        "checkpoint_every": 2, "sample_every": 2, "minibatches": 2,
+        "checkpoint_every": 2, "sample_every": 2, "minibatches": 2, "ptx_coefficient": 0.5,
     },
     "reinforce": {
         "steps": 4, "rollout_prompts": 6, "completions_per_prompt": 2, "max_new_tokens": 8,
@@ -75,6 +75,13 @@ def inputs(
             ("ppo", "reinforce", "trpo"),
             {"policy": gpt2, "reference": gpt2, "reward_model": reward_model, "prompts": prompts},
         ),
+        "ppo": {
+            "policy": gpt2,
+            "reference": gpt2,
+            "reward_model": reward_model,
+            "prompts": prompts,
+            "demonstrations": demonstrations,
+        },
         "sample": {"policy": gpt2, "prompts": prompts, "reward_model": reward_model},
     }
 

@@ -50,6 +50,8 @@ class Config:
     """What the run reads, with a sentence each; "?" marks an optional one."""
     data: ClassVar[tuple[str, str]]
     """The input that is a file of frozen data, and what it holds: preferences, demonstrations or prompts."""
+    more_data: ClassVar[dict[str, str]] = {}
+    """Further inputs that are files, all optional, and what they hold."""
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def cross_problems(self) -> dict[str, str]:
@@ -100,7 +102,10 @@ class RewardModelConfig(Config):
     learning_rate: float = setting(3e-4, "Peak step size of AdamW.", low=1e-8, high=1e-1)
     batch_pairs: int = setting(16, "Pairs in one optimiser step.", low=1, high=100_000, unit="pairs")
     max_length: int = setting(512, "Longer transcripts lose their oldest tokens.", low=8, high=131_072, unit="tokens")
-    margin_scale: float = setting(0.0, "How far apart 'slightly' (1), 'better' (2), 'much better' (3) must be scored: margin = scale x strength.", low=0.0, high=10.0)
+    ties: str = setting("half", "What a tie says. half: half a win for each; rao_kupper, davidson: an answer of its own, whose frequency is learned.", choices=("half", "rao_kupper", "davidson"))
+    margins: str = setting("none", "learned: 'slightly', 'better' and 'much better' say how far apart two scores are, by margins that are learned; none: they say no more than 'better'.", choices=("none", "learned"))
+    annotators: str = setting("equal", "reliability: how often each annotator's judgements are turned round is learned; equal: all count alike.", choices=("equal", "reliability"))
+    members: int = setting(1, "Reward models trained with different seeds and orders of data; where they disagree, none is to be trusted.", low=1, high=16)
     centring: float = setting(0.01, "Weight of the penalty that keeps the mean of a pair's scores at zero.", low=0.0, high=10.0, advanced=True)
     label_smoothing: float = setting(0.0, "Share of judgements assumed to be slips.", low=0.0, high=0.49, advanced=True)
     warmup_fraction: float = setting(0.05, "Share of the steps in which the step size rises from 0.", low=0.0, high=0.9, advanced=True)
@@ -108,6 +113,14 @@ class RewardModelConfig(Config):
     max_grad_norm: float = setting(1.0, "Gradients longer than this are scaled down to it.", low=1e-6, high=1e6, advanced=True)
     checkpoint_every: int = setting(20, "Optimiser steps between checkpoints.", low=1, high=100_000, unit="steps", advanced=True)
     microbatch_tokens: int = setting(8192, "Tokens (padding included) in one forward pass: fewer need less memory, the result is the same.", low=16, high=10_000_000, unit="tokens", advanced=True)
+
+    def cross_problems(self) -> dict[str, str]:
+        problems = {}
+        if self.ties == "davidson" and self.margins == "learned":
+            problems["ties"] = "learned margins need half or rao_kupper, whose tie is a margin too"
+        if self.annotators == "reliability" and self.label_smoothing:
+            problems["label_smoothing"] = "must be 0 where slips are learned for each annotator"
+        return problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +180,8 @@ class PPOConfig(PolicyConfig):
     kind: ClassVar[str] = "ppo"
     title: ClassVar[str] = "PPO"
     sentence: ClassVar[str] = "Optimise the policy against the reward model, held near its reference by a KL penalty."
+    inputs: ClassVar[dict[str, str]] = {**PolicyConfig.inputs, "demonstrations?": "Optional: mixed into each update with the weight ptx_coefficient."}
+    more_data: ClassVar[dict[str, str]] = {"demonstrations": "demonstrations"}
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"steps": 10, "rollout_prompts": 32, "checkpoint_every": 5},
         "careful": {"steps": 40, "learning_rate": 1e-4, "kl_coefficient": 0.1, "kl_limit": 12.0},
@@ -182,6 +197,7 @@ class PPOConfig(PolicyConfig):
     gae_lambda: float = setting(0.95, "0: trust the critic; 1: trust the sampled return.", low=0.0, high=1.0, advanced=True)
     whiten_rewards: bool = setting(False, "Give token rewards unit variance before the advantages; their mean stays.", advanced=True)
     entropy_coefficient: float = setting(0.0, "Weight of a bonus for undecided next tokens.", low=0.0, high=10.0, advanced=True)
+    ptx_coefficient: float = setting(0.0, "Weight of the loss of demonstrations that are mixed into each update (PPO-ptx); 0 mixes none in.", low=0.0, high=1000.0, advanced=True)
     epoch_kl_stop: float = setting(0.1, "Passes over a rollout end early when the policy has moved this far per token.", low=0.0, high=100.0, unit="nats", advanced=True)
 
     def cross_problems(self) -> dict[str, str]:

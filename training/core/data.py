@@ -11,7 +11,7 @@ import torch
 from training.core import protocol
 from training.core.chat import Chat
 from training.core.state import generator
-from training.core.types import Demonstration, Failure, Message, Note, Pair, Prompt
+from training.core.types import UNKNOWN, Demonstration, Failure, Message, Note, Pair, Prompt
 
 GROUPS = 50
 """Batches cut from one stretch of shuffled rows, sorted by length: similar rows, little padding."""
@@ -90,12 +90,23 @@ def pairs(path: Path, chat: Chat, limit: int) -> tuple[list[Pair], list[Pair], C
         elif row.get("weight", 1.0) > 0:
             prompt, lost = chat.fit(row["prompt"], limit - longest)
             counts.shortened += lost
-            facts = float(row.get("margin", 0.0)), bool(row.get("tie", False)), float(row.get("weight", 1.0))
-            kept[row["split"]].append(Pair(prompt, chosen, rejected, *facts))
+            kept[row["split"]].append(Pair(prompt, chosen, rejected, *judgement(row)))
     if not any(not pair.tie for pair in kept["train"]):
         told = f"no usable pair: of {counts.read}, {counts.equal} have equal texts, {counts.too_long} no room"
         raise Failure("no_data", told, "Collect judgements that are not ties, or raise max_length.")
     return kept["train"], kept["held_out"], counts
+
+
+def judgement(row: dict[str, Any]) -> tuple[float, bool, float, int, float | None]:
+    """What a row says beside its texts; all of it may be missing in a file from elsewhere."""
+    annotator = row.get("annotator")
+    return (
+        float(row.get("margin", 0.0)),
+        bool(row.get("tie", False)),
+        float(row.get("weight", 1.0)),
+        UNKNOWN if annotator is None else int(annotator),
+        row.get("agreement"),
+    )
 
 
 def prompts(path: Path, chat: Chat, *, limit: int, new_tokens: int) -> tuple[list[Prompt], list[Note]]:

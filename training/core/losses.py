@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -10,19 +12,44 @@ MAX_LOG_RATIO = 20.0
 """Beyond e^20 a probability ratio says nothing more, and float32 would soon overflow to 0 x inf = NaN."""
 
 
-def bradley_terry(difference: Tensor, *, margin: Tensor, tie: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """-log P(judgement) where P(chosen > rejected) = sigmoid(difference - margin).
+def graded(difference: Tensor, *, tie: Tensor, grade: Tensor, margins: Tensor) -> Tensor:
+    """-log P(judgement) where a judge answers by the margins that difference + logistic noise lies between.
 
-    `difference` = score(chosen) - score(rejected), `margin` >= 0, `tie` bool; all of shape N. Label smoothing
-    e takes the judgement for a slip with probability e: (1-e) l(d) + e l(-d), least at d = logit(1-e). A tie
-    counts as half a win for each side, 0.5 l(d) + 0.5 l(-d), which is least at equal scores; it has no
-    margin.
+    `difference` = score(chosen) - score(rejected); `tie` bool; `grade` j = 1, 2, ... says that chosen is better
+    by a noisy difference between m_j and m_j+1, 0 that it is better by m_1 at least; all of shape N. `margins`
+    m_1 < m_2 < ..., of shape K, m_1 >= 0; a tie lies between -m_1 and m_1.
 
-    Sources: Bradley and Terry 1952; margin: Touvron et al. 2023, equation 2; ties: half a win for each side.
+    K = 1, m_1 = 0: -log sigmoid(difference) (Bradley and Terry 1952), without ties. K = 1, m_1 = log theta: Rao
+    and Kupper 1967. K > 1: cumulative logits (Agresti 1992, "Analysis of ordinal paired comparison data").
     """
-    shifted = torch.where(tie, difference, difference - margin)
-    slip = torch.where(tie, 0.5, label_smoothing)
-    return (1.0 - slip) * softplus(-shifted) + slip * softplus(shifted)
+    ends = torch.cat([margins, margins.new_tensor([math.inf])])
+    low = torch.where(tie, -margins[0], margins[(grade - 1).clamp(min=0)])
+    high = torch.where(tie, margins[0], torch.where(grade == 0, math.inf, ends[grade]))
+    # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b-a))
+    return softplus(low - difference) + softplus(difference - high) - torch.log(-torch.expm1(low - high))
+
+
+def davidson(difference: Tensor, *, tie: Tensor, nu: Tensor) -> Tensor:
+    """-log P(judgement) with P(chosen) : P(rejected) : P(tie) = e^(d/2) : e^(-d/2) : nu (Davidson 1970)."""
+    half = difference / 2
+    whole = torch.logsumexp(torch.stack([half, -half, nu.log().expand_as(half)]), 0)
+    return whole - torch.where(tie, nu.log(), half)
+
+
+def slipped(loss: Tensor, opposite: Tensor, share: Tensor) -> Tensor:
+    """(1-e) loss + e opposite: label smoothing; with e = 1/2 a tie, half a win for each side.
+
+    With Bradley-Terry this is least at a difference of logit(1-e).
+    """
+    return (1.0 - share) * loss + share * opposite
+
+
+def unreliable(loss: Tensor, opposite: Tensor, reliability: Tensor) -> Tensor:
+    """-log(eta P(judgement) + (1-eta) P(its opposite)): one in 1/(1-eta) judgements is turned round.
+
+    Source: Chen et al. 2013, "Pairwise Ranking Aggregation in a Crowdsourced Setting".
+    """
+    return -torch.logaddexp(reliability.log() - loss, torch.log1p(-reliability) - opposite)
 
 
 def centring(chosen: Tensor, rejected: Tensor) -> Tensor:

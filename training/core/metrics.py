@@ -26,6 +26,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "kl/per_token": ("nats", "The same per token. A sample of it may fall below 0; its expectation cannot."),
     "kl/coefficient": ("score per nat", "Price of a nat; it changes only when kl_target is set."),
     "policy/loss": ("", "Loss of the update: clipped surrogate (ppo) or surrogate (trpo) per token, per completion (reinforce)."),
+    "policy/ptx_loss": ("nats", "Loss per token of the demonstrations that are mixed in (ppo with ptx_coefficient)."),
     "policy/baseline": ("score", "Mean of what returns were compared with (reinforce)."),
     "policy/gain": ("", "How much the line search's step raised the surrogate; 0 when it was taken back (trpo)."),
     "policy/halvings": ("", "Halvings of the natural gradient step until it was accepted (trpo)."),

@@ -7,22 +7,34 @@
 
 Details follow Huang et al. 2024, "The N+ Implementation Details of RLHF with PPO". Where this differs: the
 score stands on the last real token, a completion without an end loses `missing_eos_penalty`,
-log-probabilities of the rollout come from the forward pass that trains. Left out: PPO-ptx, several processes.
+log-probabilities of the rollout come from the forward pass that trains. Demonstrations may be mixed in
+(PPO-ptx, Ouyang et al. 2022, equation 2). Left out: several processes.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from training.core import data, lora, losses, rewards, rollout, state, tensors
+from training.core import batches, data, lora, losses, rewards, rollout, state, tensors
 from training.core.configs import PPOConfig
-from training.core.types import Checkpoint, Event, Failure, Job, Metrics, Note, Phase, Rollout, Saved
+from training.core.types import (
+    Checkpoint,
+    Demonstration,
+    Event,
+    Failure,
+    Job,
+    Metrics,
+    Note,
+    Phase,
+    Rollout,
+    Saved,
+)
 
 NON_FINITE_LIMIT = 3
 
@@ -31,6 +43,8 @@ def train(job: Job) -> Iterator[Event]:
     """Yield metrics and sample texts of each step; leave the policy in `job.output`."""
     config = cast(PPOConfig, job.config)
     team, prompts, notes = rollout.load(job, critic=config.critic)
+    yield from notes
+    demonstrations, notes = rollout.load_demonstrations(job, team.policy, config.ptx_coefficient)
     yield from notes
     policy, critic = team.policy, cast(torch.nn.Module, team.critic)
     weights = [
@@ -91,7 +105,9 @@ def train(job: Job) -> Iterator[Event]:
         for epoch in range(config.epochs):
             order = data.order(len(found.prompts), job.seed, 6, step, epoch)
             for chosen in torch.tensor(order).tensor_split(config.minibatches):
-                facts = minibatch(team, optimizer, found, advantages, returns, chosen, config, job)
+                mixed = data.order(len(demonstrations), job.seed, 10, step, epoch, int(chosen[0]))
+                shown = [demonstrations[row] for row in mixed[: len(chosen)]]
+                facts = minibatch(team, optimizer, found, advantages, returns, chosen, shown, config, job)
                 if facts is None:
                     skipped += 1
                     yield Note(
@@ -144,6 +160,7 @@ def minibatch(
     advantages: Tensor,
     returns: Tensor,
     chosen: Tensor,
+    shown: Sequence[Demonstration],
     config: PPOConfig,
     job: Job,
 ) -> dict[str, float] | None:
@@ -181,9 +198,28 @@ def minibatch(
         facts["policy/approx_kl"] += float(tensors.kl_k3(old, logprobs).sum() / tokens)
         error = (torch.exp(losses.clipped_log_ratio(logprobs, old)) - 1.0).abs().max()
         facts["policy/first_ratio_error"] = max(facts["policy/first_ratio_error"], float(error))
+    if shown:
+        facts["policy/ptx_loss"] = imitate(team, shown, config, job)
     weights: list[Any] = [weight for group in optimizer.param_groups for weight in group["params"]]
     norm = float(torch.nn.utils.clip_grad_norm_(weights, config.max_grad_norm))
     if not math.isfinite(norm + facts["policy/loss"] + facts["value/loss"]):
         return None
     optimizer.step()
     return {**facts, "policy/grad_norm": norm}
+
+
+def imitate(team: rollout.Team, shown: Sequence[Demonstration], config: PPOConfig, job: Job) -> float:
+    """Add the gradient of `ptx_coefficient` x mean loss per token of demonstrations; returns that loss."""
+    tokens = sum(len(row.completion_ids) for row in shown)
+    lengths = [len(row.prompt_ids) + len(row.completion_ids) for row in shown]
+    total = 0.0
+    for group in batches.by_tokens(lengths, config.microbatch_tokens):
+        job.safe_point()
+        part = [shown[row] for row in group]
+        batch = batches.rows(
+            [row.prompt_ids for row in part], [row.completion_ids for row in part], team.policy.chat.pad_id
+        )
+        loss = -team.policy.logprobs(batch).sum() / tokens
+        (config.ptx_coefficient * loss).backward()
+        total += float(loss.detach())
+    return total

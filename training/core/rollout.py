@@ -13,6 +13,7 @@ from training.core import batches, data, lora, models, rewards, sampling, state,
 from training.core.configs import PolicyConfig
 from training.core.types import (
     Completion,
+    Demonstration,
     Event,
     Failure,
     Job,
@@ -87,6 +88,22 @@ def load_critic(
     nn.init.zeros_(start.head.weight)
     told = "The reward model reads other tokens: the critic starts from the policy instead."
     return models.SeparateCritic(start), [Note("log", told)]
+
+
+def load_demonstrations(
+    job: Job, policy: models.Policy, coefficient: float
+) -> tuple[list[Demonstration], list[Note]]:
+    """What is mixed into the update, if anything: training demonstrations that fit the policy's context."""
+    if not coefficient:
+        return [], []
+    if "demonstrations" not in job.inputs:
+        raise Failure(
+            "no_demonstrations",
+            "ptx_coefficient is set, but there are no demonstrations",
+            "Choose a snapshot of demonstrations, or set it to 0.",
+        )
+    found, _held_out, counts = data.demonstrations(job.inputs["demonstrations"], policy.chat, policy.context)
+    return found, list(counts.notes(policy.context))
 
 
 # --- completions and all that is known of them ------------------------------------------------------

@@ -7,9 +7,8 @@
                   taken back to the bit when no halving does                 Schulman et al. 2015, appendix C
 
 F v is the second derivative of the exact KL over the vocabulary, so it needs attention that can be
-differentiated twice (plain matrix products). The KL of the line search is estimated on the sampled tokens
-(k3). The critic is fitted apart, with Adam, and a shared one does not move the trunk. Left out: several
-processes.
+differentiated twice (plain matrix products). The KL of the line search is that of the sampled tokens (k3).
+The critic is fitted apart, with Adam, and a shared one does not move the trunk. Left out: several processes.
 """
 
 from __future__ import annotations
@@ -138,10 +137,10 @@ def update(
 ) -> dict[str, float] | None:
     """Natural gradient and line search; None, and no step, when something is not finite."""
     rows = range(len(found.prompts))
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight)
     gain, _kl, ratio_error = surrogate(team, found, advantages, rows, config, job, differentiate=True)
     gradient = tensors.flatten([cast(Tensor, weight.grad) for weight in weights])
-    for weight in weights:
-        weight.grad = None
 
     def product(vector: Tensor) -> Tensor:
         return fisher_product(team, weights, vector, found, seen, config, job)

@@ -85,6 +85,9 @@ Event = Phase | Metrics | Sample | Note | Checkpoint
 
 # --- data -------------------------------------------------------------------------------------------
 
+UNKNOWN = -1
+"""The one number of all judgements that came without an annotator."""
+
 
 class Prompt(NamedTuple):
     messages: list[Message]
@@ -99,14 +102,16 @@ class Demonstration(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two completions of one prompt, `chosen` preferred unless `tie`."""
+    """Two completions of one prompt, `chosen` preferred unless `tie`, as one annotator judged them."""
 
     prompt_ids: list[int]
     chosen_ids: list[int]  # EOS included
     rejected_ids: list[int]
-    margin: float
+    margin: float  # stated strength: slightly (1), better (2), much better (3); 0 where none was stated
     tie: bool
     weight: float
+    annotator: int = UNKNOWN  # a number local to the snapshot
+    agreement: float | None = None  # share of the same comparison's other judgements that say the same
 
 
 class Completions(NamedTuple):
