@@ -133,13 +133,14 @@ class Admin:
         expect(self.page.locator("#run_status")).to_contain_text("Done", timeout=10_000)
         return Run.objects.get(pk=run.pk)
 
-    def compare(self, slug: str, version: Any) -> None:
-        """Two versions on the same prompts, side by side."""
+    def compare(self, slug: str, version: Any) -> int:
+        """Two versions side by side; on how many prompts."""
         from training.models import PromotedVersion
 
         promoted = PromotedVersion.objects.get(project__slug=slug).version
         self.open(f"/p/{slug}/versions/compare/?a={promoted.pk}&b={version.pk}")
         expect(self.page.locator(".pair .side").first).to_be_visible()
+        return self.page.locator(".pair").count()
 
     def promote(self, slug: str, version: Any) -> None:
         self.open(f"/p/{slug}/versions/{version.pk}/promote/")

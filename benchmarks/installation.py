@@ -12,7 +12,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,18 @@ def installation() -> Iterator[Installation]:
         if installed.process:
             installed.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def measured(name: str, measure: Callable[[dict[str, Any]], bool]) -> int:
+    """Run `measure`, which fills in figures and says whether they pass; one JSON line comes last, always."""
+    figures: dict[str, Any] = {}
+    try:
+        passed = measure(figures)
+    except Exception as error:
+        traceback.print_exc()
+        figures["error"] = f"{type(error).__name__}: {error}"[:2000]
+        passed = False
+    return report(name, figures, passed)
 
 
 def report(name: str, figures: dict[str, Any], passed: bool) -> int:
