@@ -1,5 +1,8 @@
 """RUN_DIR -> the one generator for its kind -> events.jsonl, checkpoints/, output/, outcome.json.
 
+On several GPUs: `python -m torch.distributed.run --standalone --nproc-per-node N -m training.core RUN_DIR`.
+All processes do the same steps on shares of the rows; the first alone writes.
+
 Exit code 0: done or cancelled; 1: failed, and outcome.json says why; 2: no run directory to speak of.
 """
 
@@ -12,6 +15,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -22,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from training.core import configs, protocol
 
 if TYPE_CHECKING:
+    from training.core.processes import Processes
     from training.core.tensorboard import EventFiles
 
 MODULES = {
@@ -45,6 +50,8 @@ def die_with_supervisor() -> None:
     pid = os.environ.get("RLHF_SUPERVISOR_PID")
     if not pid:
         return
+    if "LOCAL_RANK" in os.environ:  # our parent is the launcher of all ranks, which the supervisor started
+        pid = str(os.getppid())
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(pid):  # it died before the line above
@@ -64,18 +71,27 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.seen = False
+        self.processes: Processes | None = None
         signal.signal(signal.SIGTERM, self._see)
 
     def _see(self, number: int, frame: object) -> None:
         self.seen = True
 
     def stopping(self) -> bool:
-        return self.seen
+        """At a step boundary; several processes answer alike, whichever got the signal."""
+        return self.processes.any(self.seen) if self.processes else self.seen
 
     def safe_point(self) -> None:
+        """Several processes stop at step boundaries only: elsewhere one would wait for another for ever."""
         from training.core.types import Stopped
 
-        if self.seen:
+        if self.seen and (self.processes is None or self.processes.count == 1):
+            raise Stopped
+
+    def after_checkpoint(self) -> None:
+        from training.core.types import Stopped
+
+        if self.stopping():
             raise Stopped
 
 
@@ -117,10 +133,12 @@ def run(run_dir: Path, events: protocol.Events, stop: StopRequest) -> None:
     import torch  # late: a bad spec fails in a tenth of a second
 
     from training.core import checkpoint
+    from training.core.processes import join_processes
     from training.core.tensorboard import EventFiles
     from training.core.types import Job
 
     torch.use_deterministic_algorithms(True)
+    stop.processes = processes = join_processes()
     checkpoint.remove_half_written(run_dir)
     saved, notes = checkpoint.read_newest(run_dir)
     for note in notes:
@@ -129,7 +147,8 @@ def run(run_dir: Path, events: protocol.Events, stop: StopRequest) -> None:
         events.write("log", message=f"Resumed from the checkpoint of step {saved.step}.")
     aside = run_dir / ".output.part"
     aside.mkdir()
-    job = Job(config, spec["seed"], inputs, aside, saved, stop.safe_point, stop.stopping)
+    processes.gather([True])  # now the others may read the checkpoint, too
+    job = Job(config, spec["seed"], inputs, aside, saved, stop.safe_point, stop.stopping, processes)
     train = importlib.import_module(MODULES[spec["kind"]]).train
     board = EventFiles(run_dir, first_step=saved.step + 1 if saved else 0)
     try:
@@ -137,6 +156,29 @@ def run(run_dir: Path, events: protocol.Events, stop: StopRequest) -> None:
     finally:
         board.close()
     protocol.seal(aside, run_dir / "output")
+
+
+def follow(run_dir: Path, stop: StopRequest) -> int:
+    """What every process but the first does: the same steps on other rows, and nothing is written."""
+    import torch
+
+    from training.core import checkpoint
+    from training.core.processes import join_processes
+    from training.core.types import Job
+
+    spec = protocol.read_spec(run_dir)
+    config = configs.parse(spec["kind"], spec["config"])
+    inputs = read_inputs(run_dir, spec, config.inputs)
+    torch.use_deterministic_algorithms(True)
+    stop.processes = processes = join_processes()
+    processes.gather([True])
+    saved, _notes = checkpoint.read_newest(run_dir)
+    with tempfile.TemporaryDirectory() as aside:
+        job = Job(config, spec["seed"], inputs, Path(aside), saved, stop.safe_point, stop.stopping, processes)
+        for event in importlib.import_module(MODULES[spec["kind"]]).train(job):
+            if type(event).__name__ == "Checkpoint" and stop.stopping():
+                return 0
+    return 0
 
 
 def write_events(
@@ -149,7 +191,7 @@ def write_events(
         match type(event).__name__:
             case "Checkpoint":
                 checkpoint.write(run_dir, event.saved)
-                stop.safe_point()
+                stop.after_checkpoint()
             case "Metrics":
                 times = [*times, (event.step, time.monotonic())][-SECONDS_WINDOW:]
                 events.write(
@@ -207,6 +249,8 @@ def main(arguments: list[str]) -> int:
     # has other work: measured, three to ten times the CPU time. OpenMP reads this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     stop = StopRequest()
+    if os.environ.get("RANK", "0") != "0":
+        return follow(run_dir, stop)
     (run_dir / "checkpoints").mkdir(exist_ok=True)
     if (protocol.read_outcome(run_dir) or {}).get("status") == "done":
         return 0

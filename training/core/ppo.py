@@ -8,7 +8,7 @@
 Details follow Huang et al. 2024, "The N+ Implementation Details of RLHF with PPO". Where this differs: the
 score stands on the last real token, a completion without an end loses `missing_eos_penalty`,
 log-probabilities of the rollout come from the forward pass that trains. Demonstrations may be mixed in
-(PPO-ptx, Ouyang et al. 2022, equation 2). Left out: several processes.
+(PPO-ptx, Ouyang et al. 2022, equation 2).
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def train(job: Job) -> Iterator[Event]:
             beta=beta,
             generator=state.generator(job.seed, 5, step),
             safe_point=job.safe_point,
+            processes=job.processes,
             per_prompt=config.completions_per_prompt,
             deviation=deviation,
         )
@@ -176,7 +177,7 @@ def minibatch(
     )
     critic = cast(torch.nn.Module, team.critic)
     optimizer.zero_grad()
-    for part in rollout.parts(team, found, rows, config, job.safe_point):
+    for part in rollout.parts(job, team, found, rows):
         hidden, logits = team.policy.outputs(part.batch)
         logits = logits / config.temperature
         logprobs = tensors.token_logprobs(logits, part.batch.tokens[part.batch.completion_mask])
@@ -201,6 +202,8 @@ def minibatch(
     if shown:
         facts["policy/ptx_loss"] = imitate(team, shown, config, job)
     weights: list[Any] = [weight for group in optimizer.param_groups for weight in group["params"]]
+    job.processes.add_gradients(weights)
+    facts = job.processes.join(facts)
     norm = float(torch.nn.utils.clip_grad_norm_(weights, config.max_grad_norm))
     if not math.isfinite(norm + facts["policy/loss"] + facts["value/loss"]):
         return None
@@ -211,6 +214,7 @@ def minibatch(
 def imitate(team: rollout.Team, shown: Sequence[Demonstration], config: PPOConfig, job: Job) -> float:
     """Add the gradient of `ptx_coefficient` x mean loss per token of demonstrations; returns that loss."""
     tokens = sum(len(row.completion_ids) for row in shown)
+    shown = job.processes.share(shown)
     lengths = [len(row.prompt_ids) + len(row.completion_ids) for row in shown]
     total = 0.0
     for group in batches.by_tokens(lengths, config.microbatch_tokens):

@@ -7,7 +7,7 @@
     policy loss   - sum over tokens of (return - baseline) log pi, mean over completions
 
 Every baseline leaves the expected gradient as it is: none looks at the action that it judges. Left out:
-several passes over a rollout (that is PPO), several processes.
+several passes over a rollout (that is PPO).
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def train(job: Job) -> Iterator[Event]:
             beta=beta,
             generator=state.generator(job.seed, 5, step),
             safe_point=job.safe_point,
+            processes=job.processes,
             per_prompt=config.completions_per_prompt,
             deviation=deviation,
         )
@@ -160,8 +161,10 @@ def update(
     """
     tokens, count = found.completion_mask.sum(), len(found.prompts)
     facts = {"policy/loss": 0.0, "policy/first_ratio_error": 0.0}
+    if team.critic is not None:
+        facts["value/loss"] = 0.0
     optimizer.zero_grad()
-    for part in rollout.parts(team, found, range(count), config, job.safe_point):
+    for part in rollout.parts(job, team, found, range(count)):
         hidden, logits = team.policy.outputs(part.batch)
         logits = logits / config.temperature
         logprobs = tensors.token_logprobs(logits, part.batch.tokens[part.batch.completion_mask])
@@ -171,7 +174,7 @@ def update(
         if team.critic is not None:
             values = team.critic(part.batch, hidden).float()
             value_loss = 0.5 * ((values - part.flat(returns)) ** 2).sum() / tokens
-            facts["value/loss"] = facts.get("value/loss", 0.0) + float(value_loss.detach())
+            facts["value/loss"] += float(value_loss.detach())
             loss = loss + config.value_coefficient * value_loss
         if config.entropy_coefficient:
             loss = loss - config.entropy_coefficient * tensors.entropy(logits).sum() / tokens
@@ -180,6 +183,8 @@ def update(
         error = (torch.exp(losses.clipped_log_ratio(logprobs.detach(), old)) - 1.0).abs().max()
         facts["policy/first_ratio_error"] = max(facts["policy/first_ratio_error"], float(error))
     weights: list[Any] = [weight for group in optimizer.param_groups for weight in group["params"]]
+    job.processes.add_gradients(weights)
+    facts = job.processes.join(facts)
     norm = float(torch.nn.utils.clip_grad_norm_(weights, config.max_grad_norm))
     if not math.isfinite(norm + sum(facts.values())):
         return None

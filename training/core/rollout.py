@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from training.core import batches, data, lora, models, rewards, sampling, state, tensors
 from training.core.configs import PolicyConfig
+from training.core.processes import Processes
 from training.core.types import (
     Completion,
     Demonstration,
@@ -28,6 +29,9 @@ from training.core.types import (
 SAMPLES = 4
 CHANCE = 4.0
 """Standard errors below 0 from which a negative mean KL is no accident of sampling any more."""
+
+
+ALONE = Processes()
 
 
 class Team(NamedTuple):
@@ -117,16 +121,23 @@ def collect(
     beta: float,
     generator: torch.Generator,
     safe_point: Callable[[], None],
+    processes: Processes = ALONE,
     per_prompt: int = 1,
     deviation: rewards.RunningDeviation | None = None,
 ) -> Rollout:
     """Let the policy answer each prompt `per_prompt` times, and look at the answers with all models, once.
 
+    Each process does a share of the rows, and all have the whole rollout afterwards.
+
     Log-probabilities are computed again by the forward pass that training uses, so that the first ratio of an
     update is 1, and at the sampling temperature, for policy and reference alike.
     """
     started = time.monotonic()
-    asked = [prompt for prompt in prompts for _ in range(per_prompt)]
+    whole = [prompt for prompt in prompts for _ in range(per_prompt)]
+    mine = processes.share(range(len(whole)))
+    asked = [whole[row] for row in mine]
+    # The numbers of the rows before: then each row's are those it would have if one process drew for all.
+    torch.rand(mine.start * config.max_new_tokens, generator=generator)
     written = sampling.decode(
         team.policy,
         [prompt.ids for prompt in asked],
@@ -142,6 +153,9 @@ def collect(
         for ids, finished in zip(written.ids, written.finished, strict=True)
     ]
     sums, parts = team.scorer(asked, completions)
+    asked, completions, sums = whole, processes.gather(completions), processes.gather(sums)
+    parts = {name: processes.gather(found) for name, found in parts.items()}
+    decoded_logprobs = processes.gather(written.logprobs)
     kept = [row for row, score in enumerate(sums) if score is not None]
     if not kept:
         raise Failure(
@@ -153,7 +167,9 @@ def collect(
     scores = torch.tensor([sums[row] for row in kept])
     spread = (deviation or rewards.RunningDeviation()).value
     paid = rewards.pay(scores, torch.tensor([row.finished for row in completions]), config, spread)
-    mask, logprobs, ref_logprobs, values, entropy = look(team, asked, completions, config, safe_point)
+    mask, logprobs, ref_logprobs, values, entropy = look(
+        team, asked, completions, config, safe_point, processes
+    )
     kl = tensors.kl_k1(logprobs, ref_logprobs)
     return Rollout(
         prompts=asked,
@@ -165,7 +181,7 @@ def collect(
         unscored=len(sums) - len(kept),
         completion_mask=mask,
         logprobs=logprobs,
-        decoded_logprobs=torch.tensor([written.logprobs[row] for row in kept]),
+        decoded_logprobs=torch.tensor([decoded_logprobs[row] for row in kept]),
         ref_logprobs=ref_logprobs,
         values=values,
         entropy=entropy,
@@ -187,14 +203,17 @@ def look(
     completions: Sequence[Completion],
     config: PolicyConfig,
     safe_point: Callable[[], None],
+    processes: Processes,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """completion_mask, logprobs, ref_logprobs, values and entropy, each B x longest completion."""
     lengths = torch.tensor([len(row.ids) for row in completions])
     mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
-    found = [torch.zeros(mask.shape) for _ in range(4)]
+    found = torch.zeros(4, *mask.shape)
+    mine = processes.share(range(len(prompts)))
     total = [len(prompt.ids) + len(row.ids) for prompt, row in zip(prompts, completions, strict=True)]
-    for group in batches.by_tokens(total, config.microbatch_tokens):
+    for places in batches.by_tokens([total[row] for row in mine], config.microbatch_tokens):
         safe_point()
+        group = [mine[place] for place in places]
         batch = batches.rows(
             [prompts[row].ids for row in group],
             [completions[row].ids for row in group],
@@ -214,16 +233,17 @@ def look(
             block = torch.zeros(len(group), whole.shape[1])
             block[mask[group]] = part.cpu()
             whole[group] = block
+    found = processes.add(found.to(team.policy.device)).cpu()
     return mask, found[0], found[1], found[2], found[3]
 
 
-def parts(
-    team: Team, found: Rollout, rows: Sequence[int], config: PolicyConfig, safe_point: Callable[[], None]
-) -> Iterator[Part]:
-    """The rows of a rollout in micro-batches of similar length."""
+def parts(job: Job, team: Team, found: Rollout, rows: Sequence[int]) -> Iterator[Part]:
+    """This process's share of the rows, in micro-batches of similar length."""
+    config = cast(PolicyConfig, job.config)
+    rows = job.processes.share(rows)
     lengths = [len(found.prompts[row].ids) + len(found.completions[row].ids) for row in rows]
     for group in batches.by_tokens(lengths, config.microbatch_tokens):
-        safe_point()
+        job.safe_point()
         some = [rows[place] for place in group]
         batch = batches.rows(
             [found.prompts[row].ids for row in some],
@@ -294,7 +314,13 @@ def show(job: Job, team: Team, prompts: Sequence[Prompt], step: int) -> Iterator
     config = cast(PolicyConfig, job.config)
     shown = [prompts[row] for row in data.order(len(prompts), job.seed, 7)[:SAMPLES]]
     found = collect(
-        team, shown, config, beta=0.0, generator=state.generator(job.seed, 8), safe_point=job.safe_point
+        team,
+        shown,
+        config,
+        beta=0.0,
+        generator=state.generator(job.seed, 8),
+        safe_point=job.safe_point,
+        processes=job.processes,
     )
     kl = kl_per_completion(found).tolist()
     for row, (place, prompt) in enumerate(zip(found.groups.tolist(), found.prompts, strict=True)):
@@ -325,6 +351,7 @@ def last_look(
             beta=beta,
             generator=state.generator(job.seed, 9),
             safe_point=job.safe_point,
+            processes=job.processes,
             deviation=deviation,
         )
         return describe(found, beta)

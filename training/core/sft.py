@@ -75,15 +75,19 @@ def train(job: Job) -> Iterator[Event]:
             group["lr"] = config.learning_rate * share
         batch = [examples[row] for row in plan[step - 1]]
         trained = sum(len(loss_ids(example, config)) for example in batch)
-        loss = torch.zeros(())
+        loss = 0.0
         optimizer.zero_grad()
-        for rows in batches.by_tokens([lengths[row] for row in plan[step - 1]], config.microbatch_tokens):
+        mine = job.processes.share(batch)
+        lengths_of_mine = [len(row.prompt_ids) + len(row.completion_ids) for row in mine]
+        for rows in batches.by_tokens(lengths_of_mine, config.microbatch_tokens):
             job.safe_point()
-            part = -token_logprobs(policy, [batch[row] for row in rows], config).sum() / trained
+            part = -token_logprobs(policy, [mine[row] for row in rows], config).sum() / trained
             part.backward()
-            loss += part.detach().cpu()
+            loss += float(part.detach())
+        job.processes.add_gradients(policy.model.parameters())
+        loss = job.processes.join({"loss": loss})["loss"]
         norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.max_grad_norm)
-        if math.isfinite(float(norm) + float(loss)):
+        if math.isfinite(float(norm) + loss):
             optimizer.step()
         else:
             skipped += 1
@@ -96,7 +100,7 @@ def train(job: Job) -> Iterator[Event]:
         seconds = time.monotonic() - started
         tokens = sum(lengths[row] for row in plan[step - 1])
         values = {
-            "train/loss": float(loss),
+            "train/loss": loss,
             "train/grad_norm": float(norm),
             "train/learning_rate": config.learning_rate * share,
             "speed/tokens_per_second": tokens / seconds,

@@ -8,7 +8,7 @@
 
 F v is the second derivative of the exact KL over the vocabulary, so it needs attention that can be
 differentiated twice (plain matrix products). The KL of the line search is that of the sampled tokens (k3).
-The critic is fitted apart, with Adam, and a shared one does not move the trunk. Left out: several processes.
+The critic is fitted apart, with Adam, and a shared one does not move the trunk.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ def train(job: Job) -> Iterator[Event]:
             beta=beta,
             generator=state.generator(job.seed, 5, step),
             safe_point=job.safe_point,
+            processes=job.processes,
             per_prompt=config.completions_per_prompt,
             deviation=deviation,
         )
@@ -140,6 +141,7 @@ def update(
     for weight in weights:
         weight.grad = torch.zeros_like(weight)
     gain, _kl, ratio_error = surrogate(team, found, advantages, rows, config, job, differentiate=True)
+    job.processes.add_gradients(weights)
     gradient = tensors.flatten([cast(Tensor, weight.grad) for weight in weights])
 
     def product(vector: Tensor) -> Tensor:
@@ -157,11 +159,8 @@ def update(
         state.move(weights, start, full * 0.5**halvings)
         new_gain, kl, _error = surrogate(team, found, advantages, rows, config, job, differentiate=False)
         if math.isfinite(new_gain) and kl <= 1.5 * config.step_kl and new_gain >= gain:
-            return facts | {
-                "policy/approx_kl": kl,
-                "policy/gain": new_gain - gain,
-                "policy/halvings": halvings,
-            }
+            facts |= {"policy/approx_kl": kl, "policy/gain": new_gain - gain, "policy/halvings": halvings}
+            return facts
     state.move(weights, start, torch.zeros_like(full))
     return facts | {"policy/approx_kl": 0.0, "policy/gain": 0.0, "policy/halvings": config.backtracks + 1}
 
@@ -183,10 +182,10 @@ def surrogate(
     tokens = found.completion_mask[list(rows)].sum()
     gain, kl, error = 0.0, 0.0, 0.0
     with torch.set_grad_enabled(differentiate):
-        for part in rollout.parts(team, found, rows, config, job.safe_point):
-            old, tokens_of = part.flat(found.logprobs), part.batch.tokens[part.batch.completion_mask]
+        for part in rollout.parts(job, team, found, rows):
+            old, ids = part.flat(found.logprobs), part.batch.tokens[part.batch.completion_mask]
             _hidden, logits = team.policy.outputs(part.batch)
-            logprobs = tensors.token_logprobs(logits / config.temperature, tokens_of)
+            logprobs = tensors.token_logprobs(logits / config.temperature, ids)
             ratio = torch.exp(losses.clipped_log_ratio(logprobs, old))
             part_gain = (ratio * part.flat(advantages)).sum() / tokens
             if differentiate:
@@ -194,7 +193,8 @@ def surrogate(
             gain += float(part_gain.detach())
             kl += float(tensors.kl_k3(old, logprobs.detach()).sum() / tokens)
             error = max(error, float((ratio.detach() - 1.0).abs().max()))
-    return gain, kl, error
+    whole = job.processes.join({"gain": gain, "kl": kl, "policy/first_ratio_error": error})
+    return whole["gain"], whole["kl"], whole["policy/first_ratio_error"]
 
 
 def fisher_product(
@@ -208,9 +208,9 @@ def fisher_product(
 ) -> Tensor:
     """(F + damping) v: second derivative at the present weights of the mean KL per token, times v."""
     tokens = found.completion_mask[list(rows)].sum()
-    whole = config.cg_damping * vector
+    whole = torch.zeros_like(vector)
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
-        for part in rollout.parts(team, found, rows, config, job.safe_point):
+        for part in rollout.parts(job, team, found, rows):
             _hidden, logits = team.policy.outputs(part.batch)
             logprobs = torch.log_softmax(logits.float() / config.temperature, -1)
             now = logprobs.detach()
@@ -220,8 +220,8 @@ def fisher_product(
             )
             along = torch.cat([part.reshape(-1) for part in first]) @ vector
             second = torch.autograd.grad(along, weights, allow_unused=True, materialize_grads=True)
-            whole = whole + tensors.flatten(second)
-    return whole
+            whole += tensors.flatten(second)
+    return job.processes.add(whole) + config.cg_damping * vector
 
 
 # --- one pass of the critic -------------------------------------------------------------------------
@@ -238,13 +238,14 @@ def fit_critic(
     """One optimiser step of the critic on the rollout; its loss before it."""
     critic, tokens, total = cast(torch.nn.Module, team.critic), found.completion_mask.sum(), 0.0
     optimizer.zero_grad()
-    for part in rollout.parts(team, found, range(len(found.prompts)), config, job.safe_point):
+    for part in rollout.parts(job, team, found, range(len(found.prompts))):
         with torch.no_grad():
             hidden, _logits = team.policy.outputs(part.batch)
         error = critic(part.batch, hidden).float() - part.flat(returns)
         loss = 0.5 * (error**2).sum() / tokens
         loss.backward()
         total += float(loss.detach())
+    job.processes.add_gradients(critic.parameters())
     torch.nn.utils.clip_grad_norm_(critic.parameters(), config.max_grad_norm)
     optimizer.step()
-    return total
+    return job.processes.join({"value/loss": total})["value/loss"]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from training.core.configs import Config
+from training.core.processes import Processes
 
 Message = dict[str, str]
 
@@ -43,6 +44,7 @@ class Job(NamedTuple):
     saved: Saved | None  # where to go on
     safe_point: Callable[[], None]  # called where stopping loses at most the current step; raises Stopped
     stopping: Callable[[], bool]  # asked at step boundaries: is a checkpoint wanted now?
+    processes: Processes = Processes()  # which rows are this process's
 
 
 # --- what a `train` generator yields ----------------------------------------------------------------

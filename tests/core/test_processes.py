@@ -1,0 +1,83 @@
+"""Several processes over gloo: the same rows, the same losses, and one output."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.core import drive, tiny
+from training.core import protocol
+from training.core.processes import Processes
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sft": {"epochs": 2, "batch_tokens": 256},
+    "ppo": {"minibatches": 2, "epochs": 2, "rollout_prompts": 7, "checkpoint_every": 1},
+    "reinforce": {"rollout_prompts": 3, "completions_per_prompt": 3, "baseline": "leave_one_out"},
+    "trpo": {"rollout_prompts": 5, "cg_iterations": 3},
+}
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+CURVES = (
+    "train/loss",
+    "train/grad_norm",
+    "held_out/loss",
+    "reward/mean",
+    "kl/reference",
+    "policy/loss",
+    "policy/grad_norm",
+    "value/loss",
+    "completion/length",
+)
+
+
+def test_shares_are_neighbours_and_make_the_whole() -> None:
+    rows = list(range(10))
+    shares = [list(Processes(rank, 3).share(rows)) for rank in range(3)]
+    assert [len(share) for share in shares] == [3, 3, 4] and sum(shares, []) == rows
+    assert [list(Processes(rank, 3).share([5])) for rank in range(3)] == [[], [], [5]]
+
+
+def test_numbers_of_a_share_are_those_of_the_whole() -> None:
+    """What rollout.collect relies on: uniform numbers are drawn one after the other."""
+    whole = torch.rand(9, 5, generator=torch.Generator().manual_seed(4))
+    generator = torch.Generator().manual_seed(4)
+    torch.rand(4 * 5, generator=generator)
+    assert torch.equal(torch.rand(3, 5, generator=generator), whole[4:7])
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_two_processes_have_the_losses_of_one(
+    kind: str, gpt2: Path, reward_model: Path, tmp_path: Path
+) -> None:
+    """The same global batch: curves agree to rounding, and so do the weights."""
+    asked = tiny.write_rows(tmp_path / "prompts.jsonl", tiny.prompts())
+    inputs = {"policy": gpt2, "reference": gpt2, "reward_model": reward_model, "prompts": asked}
+    settings = {"steps": 3, "max_new_tokens": 8, **SETTINGS[kind]}
+    if kind == "sft":
+        snapshot = tiny.write_rows(tmp_path / "snapshot.jsonl", tiny.demonstrations(24))
+        inputs, settings = {"policy": gpt2, "snapshot": snapshot}, SETTINGS[kind]
+    one = tiny.run_dir(tmp_path / "one", kind, settings, inputs)
+    assert drive.run(one) == {"status": "done"}
+    two = tiny.run_dir(tmp_path / "two", kind, settings, inputs)
+    done = subprocess.run(
+        [*LAUNCHER, "2", "-m", "training.core", str(two)],
+        capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert protocol.read_outcome(two) == {"status": "done"}, done.stderr[-3000:]
+    assert done.returncode == 0
+    alone, together = drive.metrics(one), drive.metrics(two)
+    assert alone.keys() == together.keys()
+    for step, row in alone.items():
+        for name in CURVES:
+            if name in row:
+                assert together[step][name] == pytest.approx(row[name], rel=2e-3, abs=2e-4), (step, name)
+    weights = [load_file(folder / "output" / "model.safetensors") for folder in (one, two)]
+    assert all(torch.allclose(weights[1][name], weight, atol=2e-4) for name, weight in weights[0].items())
+    assert len(drive.events(two, "phase")) == len(drive.events(one, "phase")), "one process writes"
