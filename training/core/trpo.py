@@ -13,6 +13,7 @@ The critic is fitted apart, with Adam, and a shared one does not move the trunk.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -144,9 +145,7 @@ def update(
     job.processes.add_gradients(weights)
     gradient = tensors.flatten([cast(Tensor, weight.grad) for weight in weights])
 
-    def product(vector: Tensor) -> Tensor:
-        return fisher_product(team, weights, vector, found, seen, config, job)
-
+    product = functools.partial(fisher_product, team, weights, found, seen, config, job)
     direction, residual = tensors.conjugate_gradient(product, gradient, config.cg_iterations)
     curvature = float(direction @ product(direction))
     if not math.isfinite(gain + curvature + residual) or curvature <= 0.0:
@@ -200,11 +199,11 @@ def surrogate(
 def fisher_product(
     team: rollout.Team,
     weights: Sequence[Tensor],
-    vector: Tensor,
     found: Rollout,
     rows: Sequence[int],
     config: TRPOConfig,
     job: Job,
+    vector: Tensor,
 ) -> Tensor:
     """(F + damping) v: second derivative at the present weights of the mean KL per token, times v."""
     tokens = found.completion_mask[list(rows)].sum()
