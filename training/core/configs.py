@@ -243,14 +243,14 @@ class TRPOConfig(PolicyConfig):
     }
 
     learning_rate: float = setting(1e-3, "Step size of Adam for the critic; falls to 0 over the run. The policy needs none.", low=1e-8, high=1e-1)
-    step_kl: float = setting(0.02, "How far one step may move the policy: mean KL per token.", low=1e-8, high=10.0, unit="nats")
+    step_kl: float = setting(0.03, "How far one step may move the policy: mean KL per token.", low=1e-8, high=10.0, unit="nats")
     trained_layers: int = setting(0, "Only the last layers of the policy are trained, with its output head; 0 trains all.", low=0, high=10_000, unit="layers")
     critic: str = setting("shared", "shared: a value head on the policy's trunk, which it does not move; separate: a second model that starts as the reward model.", choices=("shared", "separate"), advanced=True)
     value_epochs: int = setting(4, "Passes of the critic over each rollout.", low=1, high=100, advanced=True)
     gae_lambda: float = setting(0.95, "0: trust the critic; 1: trust the sampled return.", low=0.0, high=1.0, advanced=True)
-    cg_iterations: int = setting(10, "Conjugate gradient iterations: each costs two backward passes.", low=1, high=1000, advanced=True)
-    cg_damping: float = setting(0.01, "Added to the diagonal of the Fisher matrix.", low=0.0, high=100.0, advanced=True)
-    fisher_share: float = setting(0.5, "Share of the rollout that Fisher-vector products look at.", low=0.001, high=1.0, advanced=True)
+    cg_iterations: int = setting(5, "Conjugate gradient iterations: each costs two backward passes.", low=1, high=1000, advanced=True)
+    cg_damping: float = setting(1.0, "Added to the diagonal of the Fisher matrix: without it, rare tokens take most of the step.", low=0.0, high=100.0, advanced=True)
+    fisher_share: float = setting(0.25, "Share of the rollout that Fisher-vector products look at.", low=0.001, high=1.0, advanced=True)
     backtracks: int = setting(10, "Halvings of a step that breaks the constraint or does not improve; then it is taken back.", low=1, high=100, advanced=True)
 
 
