@@ -3,66 +3,129 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import torch
 
 from training.core import losses
 
-NO = torch.zeros(1, dtype=torch.bool)
+# --- reward model (items 50, 54, 55, 56, 57) --------------------------------------------------------
 
 
-def bradley_terry(
-    difference: float, *, margin: float = 0.0, tie: bool = False, smoothing: float = 0.0
+def judged(
+    difference: float, *, tie: bool = False, grade: int = 0, margins: Sequence[float] = (0.0,)
 ) -> float:
-    found = losses.bradley_terry(
-        torch.tensor([difference]),
-        margin=torch.tensor([margin]),
+    found = losses.graded(
+        torch.tensor([difference], dtype=torch.float64),
         tie=torch.tensor([tie]),
-        label_smoothing=smoothing,
+        grade=torch.tensor([grade]),
+        margins=torch.tensor(margins, dtype=torch.float64),
     )
     return found.item()
 
 
-# --- reward model (items 50, 54, 55) ----------------------------------------------------------------
+def davidson(difference: float, nu: float, *, tie: bool = False) -> float:
+    facts = {"tie": torch.tensor([tie]), "nu": torch.tensor(nu, dtype=torch.float64)}
+    return losses.davidson(torch.tensor([difference], dtype=torch.float64), **facts).item()
+
+
+def sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x))
 
 
 def test_equal_scores_cost_the_logarithm_of_2() -> None:
-    assert bradley_terry(0.0) == pytest.approx(math.log(2), abs=1e-6)
-    assert bradley_terry(0.0, tie=True) == pytest.approx(math.log(2), abs=1e-6)
+    assert judged(0.0) == pytest.approx(math.log(2), abs=1e-9)
+    assert davidson(0.0, 0.0) == pytest.approx(math.log(2), abs=1e-9)
 
 
 @pytest.mark.parametrize("difference", [-3.0, -0.2, 1.7])
-def test_the_loss_is_minus_the_log_of_the_sigmoid(difference: float) -> None:
-    probability = 1.0 / (1.0 + math.exp(-difference))
-    assert bradley_terry(difference) == pytest.approx(-math.log(probability), abs=1e-6)
+def test_theta_1_and_nu_0_are_bradley_and_terry_s_model(difference: float) -> None:
+    assert judged(difference) == pytest.approx(-math.log(sigmoid(difference)), abs=1e-9)
+    assert davidson(difference, 0.0) == pytest.approx(-math.log(sigmoid(difference)), abs=1e-9)
+    assert davidson(difference, 0.0, tie=True) == judged(difference, tie=True) == math.inf
 
 
 def test_the_gradient_is_minus_sigmoid_of_minus_the_difference_and_antisymmetric() -> None:
     scores = torch.tensor([0.4, 1.1], requires_grad=True)
-    losses.bradley_terry(scores[:1] - scores[1:], margin=torch.zeros(1), tie=NO).sum().backward()
-    expected = -1.0 / (1.0 + math.exp(0.4 - 1.1))
+    facts = {"tie": torch.zeros(1, dtype=torch.bool), "grade": torch.zeros(1, dtype=torch.long)}
+    losses.graded(scores[:1] - scores[1:], **facts, margins=torch.zeros(1)).sum().backward()
+    expected = -sigmoid(1.1 - 0.4)
     assert scores.grad is not None
     assert scores.grad.tolist() == pytest.approx([expected, -expected], abs=1e-6)
 
 
-def test_a_margin_shifts_the_difference() -> None:
-    assert bradley_terry(0.7, margin=2.0) == pytest.approx(math.log1p(math.exp(2.0 - 0.7)), abs=1e-6)
+@pytest.mark.parametrize("difference", [-2.0, 0.3])
+def test_rao_and_kupper_s_probabilities_from_their_worths(difference: float) -> None:
+    """Rao and Kupper 1967, equation 2.2, in worths p = e^score; the three sum to 1."""
+    theta, first, second = 1.5, math.exp(difference), 1.0
+    won, lost = first / (first + theta * second), second / (second + theta * first)
+    tied = (theta**2 - 1) * first * second / ((first + theta * second) * (second + theta * first))
+    assert won + lost + tied == pytest.approx(1.0)
+    margins = (math.log(theta),)
+    found = [judged(difference, margins=margins), judged(-difference, margins=margins)]
+    found.append(judged(difference, tie=True, margins=margins))
+    assert [math.exp(-loss) for loss in found] == pytest.approx([won, lost, tied])
+
+
+@pytest.mark.parametrize("difference", [-2.0, 0.3])
+def test_davidson_s_probabilities_from_their_worths(difference: float) -> None:
+    """Davidson 1970, equation 2.1: a tie weighs nu times the geometric mean of the worths."""
+    nu, first, second = 0.7, math.exp(difference), 1.0
+    whole = first + second + nu * math.sqrt(first * second)
+    found = [davidson(difference, nu), davidson(-difference, nu), davidson(difference, nu, tie=True)]
+    expected = [first / whole, second / whole, nu * math.sqrt(first * second) / whole]
+    assert [math.exp(-loss) for loss in found] == pytest.approx(expected)
+
+
+def test_ties_are_likeliest_at_equal_scores() -> None:
+    for loss in (lambda d: judged(d, tie=True, margins=(0.4,)), lambda d: davidson(d, 0.7, tie=True)):
+        assert loss(0.0) < loss(0.1) == pytest.approx(loss(-0.1))
+
+
+def test_grades_share_out_the_noise_between_the_margins() -> None:
+    """The seven answers have the mass of the logistic between their margins."""
+    margins, difference = (0.4, 1.5, 2.5), 0.8
+    ends = [-math.inf, -2.5, -1.5, -0.4, 0.4, 1.5, 2.5, math.inf]
+    mass = [sigmoid(high - difference) - sigmoid(low - difference) for low, high in pairwise(ends)]
+    assert sum(mass) == pytest.approx(1.0)
+    found = [judged(-difference, grade=grade, margins=margins) for grade in (3, 2, 1)]
+    found.append(judged(difference, tie=True, margins=margins))
+    found += [judged(difference, grade=grade, margins=margins) for grade in (1, 2, 3)]
+    assert [math.exp(-loss) for loss in found] == pytest.approx(mass)
+    ungraded = math.exp(-judged(difference, margins=margins))
+    assert ungraded == pytest.approx(sum(mass[4:]))
+
+
+def test_the_highest_margin_shifts_the_difference() -> None:
+    """Touvron et al. 2023, equation 2: -log sigmoid(difference - margin)."""
+    found = judged(0.7, grade=2, margins=(0.0, 2.0))
+    assert found == pytest.approx(math.log1p(math.exp(2.0 - 0.7)))
+
+
+def slipped(difference: float, share: float) -> float:
+    losses_of_both = torch.tensor([judged(difference)]), torch.tensor([judged(-difference)])
+    return losses.slipped(*losses_of_both, torch.tensor([share])).item()
 
 
 def test_label_smoothing_is_least_at_the_logit() -> None:
     best = math.log(0.9 / 0.1)
-    at_best = bradley_terry(best, smoothing=0.1)
-    assert at_best < bradley_terry(best - 0.05, smoothing=0.1)
-    assert at_best < bradley_terry(best + 0.05, smoothing=0.1)
+    assert slipped(best, 0.1) < min(slipped(best - 0.05, 0.1), slipped(best + 0.05, 0.1))
     expected = 0.9 * math.log1p(math.exp(-1.3)) + 0.1 * math.log1p(math.exp(1.3))
-    assert bradley_terry(1.3, smoothing=0.1) == pytest.approx(expected, abs=1e-6)
+    assert slipped(1.3, 0.1) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_tie_is_even_and_least_at_equal_scores_and_has_no_margin() -> None:
-    assert bradley_terry(1.3, tie=True) == pytest.approx(bradley_terry(-1.3, tie=True), abs=1e-6)
-    assert bradley_terry(0.0, tie=True) < bradley_terry(0.1, tie=True)
-    assert bradley_terry(0.4, tie=True, margin=3.0) == pytest.approx(bradley_terry(0.4, tie=True), abs=1e-6)
+def test_a_tie_is_even_and_least_at_equal_scores() -> None:
+    assert slipped(1.3, 0.5) == pytest.approx(slipped(-1.3, 0.5), abs=1e-6)
+    assert slipped(0.0, 0.5) < slipped(0.1, 0.5)
+
+
+def test_an_unreliable_judgement_is_a_mixture_with_its_opposite() -> None:
+    for eta in (0.5, 0.8):
+        both = torch.tensor([judged(1.3)]), torch.tensor([judged(-1.3)])
+        found = math.exp(-losses.unreliable(*both, torch.tensor([eta])).item())
+        assert found == pytest.approx(eta * sigmoid(1.3) + (1 - eta) * sigmoid(-1.3), abs=1e-6)
 
 
 def test_centring_pulls_the_sum_of_a_pair_to_zero_and_leaves_their_difference() -> None:
@@ -74,8 +137,16 @@ def test_centring_pulls_the_sum_of_a_pair_to_zero_and_leaves_their_difference() 
 
 
 def test_huge_differences_stay_finite() -> None:
-    assert bradley_terry(-1e4) == pytest.approx(1e4)
-    assert bradley_terry(1e4) == 0.0
+    difference = torch.tensor([-1e4, 1e4, 1e4, -1e4], requires_grad=True)
+    loss = losses.graded(
+        difference,
+        tie=torch.tensor([False, False, True, False]),
+        grade=torch.tensor([0, 0, 0, 1]),
+        margins=torch.tensor([0.4, 1.0]),
+    )
+    loss.sum().backward()
+    assert loss.tolist() == pytest.approx([1e4, 0.0, 1e4, 1e4], rel=1e-3, abs=1e-6)
+    assert difference.grad is not None and torch.isfinite(difference.grad).all()
 
 
 # --- PPO (items 36, 37, 38) -------------------------------------------------------------------------

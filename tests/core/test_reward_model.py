@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.core import drive, tiny
-from training.core import reward_model
+from training.core import held_out, models, score_scale
 from training.core.types import Pair
 
 CONFIG = {"epochs": 4, "batch_pairs": 8, "learning_rate": 1e-3}
@@ -73,7 +73,7 @@ def test_the_split_into_micro_batches_changes_nothing(gpt2: Path, tmp_path: Path
     rows = tiny.preferences()
     for place, row in enumerate(rows):
         row["weight"], row["tie"] = 0.5 + place % 3, place % 7 == 0
-    settings: dict[str, Any] = {"epochs": 1, "margin_scale": 0.5, "label_smoothing": 0.1}
+    settings: dict[str, Any] = {"epochs": 1, "margins": "learned", "label_smoothing": 0.1}
     whole = run(tmp_path / "whole", gpt2, rows, **settings)
     split = run(tmp_path / "split", gpt2, rows, **settings, microbatch_tokens=16)
     expected, found = drive.steady(drive.metrics(whole)), drive.steady(drive.metrics(split))
@@ -102,31 +102,31 @@ def test_without_held_out_pairs_it_says_so(gpt2: Path, tmp_path: Path) -> None:
 
 
 def test_a_tied_score_counts_half() -> None:
-    found = reward_model.right(torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.0, 0.0, 3.0]))
+    found = held_out.right(torch.tensor([1.0, 0.0, -1.0]))
     assert found.tolist() == [1.0, 0.5, 0.0]
 
 
 def test_wilson_interval_of_the_textbook() -> None:
     """81 of 263: 0.255 to 0.366 (Newcombe 1998, table I, method 3); none of 20 starts at 0."""
-    assert reward_model.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    low, high = reward_model.wilson(0, 20)
+    assert held_out.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    low, high = held_out.wilson(0, 20)
     assert low == pytest.approx(0.0, abs=1e-12) and high == pytest.approx(0.1611, abs=1e-4)
 
 
 def test_calibration_error_by_hand() -> None:
     sure = math.log(0.95 / 0.05)
     differences = torch.tensor([sure] * 6 + [-sure] * 2)  # says 95 %, is right in 75 %
-    assert reward_model.calibration_error(differences) == pytest.approx(0.2, abs=1e-5)
-    assert reward_model.calibration_error(torch.tensor([50.0, 60.0])) == pytest.approx(0.0, abs=1e-5)
+    assert held_out.calibration_error(differences) == pytest.approx(0.2, abs=1e-5)
+    assert held_out.calibration_error(torch.tensor([50.0, 60.0])) == pytest.approx(0.0, abs=1e-5)
 
 
 def test_swapped_pairs_have_the_opposite_difference(gpt2: Path) -> None:
     """Item 54: the order in which two completions stand in the batch has no effect."""
-    model = reward_model.models.RewardModel(gpt2, fresh_head_seed=0)
+    model = models.RewardModel(gpt2, fresh_head_seed=0)
     pair = Pair([5, 6], [7, 8, 1], [9, 1], 0.0, False, 1.0)
     swapped = pair._replace(chosen_ids=pair.rejected_ids, rejected_ids=pair.chosen_ids)
     with torch.no_grad():
-        chosen, rejected = reward_model.pair_scores(model, [pair, swapped])
+        chosen, rejected = model.pair_scores([pair, swapped])
     assert (chosen - rejected)[0].item() == pytest.approx(-(chosen - rejected)[1].item(), abs=1e-6)
 
 
@@ -135,7 +135,7 @@ def test_the_head_is_shifted_without_touching_differences() -> None:
     hidden = torch.randn(200, 12, generator=generator, dtype=torch.float64)
     hidden[:, 3] = 0.7  # what a layer norm with a bias gives: some direction is constant
     weight = torch.randn(12, generator=generator, dtype=torch.float64)
-    moved = reward_model.shifted_head(hidden, weight, 2.5)
+    moved = score_scale.shifted_head(hidden, weight, 2.5)
     change = hidden @ moved - hidden @ weight
     assert change.mean().item() == pytest.approx(2.5, abs=1e-9)
     assert (change - 2.5).abs().max().item() < 1e-4

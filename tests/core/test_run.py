@@ -26,7 +26,10 @@ from training.core import configs, metrics, protocol
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "sft": {"epochs": 4, "batch_tokens": 256, "evaluate_every": 3, "checkpoint_every": 2},
-    "reward_model": {"epochs": 2, "batch_pairs": 8, "learning_rate": 1e-3, "checkpoint_every": 2},
+    "reward_model": {
+        "epochs": 2, "batch_pairs": 8, "learning_rate": 1e-3, "checkpoint_every": 2, "members": 2,
+        "ties": "rao_kupper", "margins": "learned", "annotators": "reliability",
+    },
     "ppo": {
         "steps": 4, "rollout_prompts": 8, "max_new_tokens": 8, "learning_rate": 3e-3, "kl_target": 1.0,
         "checkpoint_every": 2, "sample_every": 2, "minibatches": 2, "ptx_coefficient": 0.5,
@@ -42,8 +45,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "sample": {"completions_per_prompt": 3, "max_new_tokens": 8, "batch_size": 3},
 }  # fmt: skip
-RARE = {"reward/unscored"}
-"""Metrics that a sound run does not have."""
+RARE = {"reward/unscored", "judgement/nu"}
+"""Metrics that these runs do not have."""
 KILLS = [
     ("sft", 1),
     ("sft", 3),

@@ -121,6 +121,8 @@ def preferences(count: int = 48) -> list[dict[str, Any]]:
             "split": "held_out" if index % 6 == 0 else "train",
             "prompt_id": index,
             "preference_id": index,
+            "annotator": index % 3,
+            "agreement": [1.0, 0.5][index % 2],
         }
         for index in range(count)
     ]

@@ -15,12 +15,13 @@ MAX_LOG_RATIO = 20.0
 def graded(difference: Tensor, *, tie: Tensor, grade: Tensor, margins: Tensor) -> Tensor:
     """-log P(judgement) where a judge answers by the margins that difference + logistic noise lies between.
 
-    `difference` = score(chosen) - score(rejected); `tie` bool; `grade` j = 1, 2, ... says that chosen is better
-    by a noisy difference between m_j and m_j+1, 0 that it is better by m_1 at least; all of shape N. `margins`
-    m_1 < m_2 < ..., of shape K, m_1 >= 0; a tie lies between -m_1 and m_1.
+    `difference` = score(chosen) - score(rejected); `tie` bool; `grade` j = 1, 2, ... says that chosen is
+    better by m_j at least and by less than m_j+1, 0 that it is better by m_1 at least; all of shape N.
+    `margins` 0 <= m_1 < m_2 < ..., of shape K; a tie lies between -m_1 and m_1.
 
-    K = 1, m_1 = 0: -log sigmoid(difference) (Bradley and Terry 1952), without ties. K = 1, m_1 = log theta: Rao
-    and Kupper 1967. K > 1: cumulative logits (Agresti 1992, "Analysis of ordinal paired comparison data").
+    K = 1, m_1 = 0: -log sigmoid(difference) (Bradley and Terry 1952), without ties. K = 1, m_1 = log theta:
+    Rao and Kupper 1967. K > 1: cumulative logits (Agresti 1992, "Analysis of ordinal paired comparison
+    data").
     """
     ends = torch.cat([margins, margins.new_tensor([math.inf])])
     low = torch.where(tie, -margins[0], margins[(grade - 1).clamp(min=0)])

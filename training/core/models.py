@@ -7,6 +7,9 @@ ratio starts away from 1.
 from __future__ import annotations
 
 import inspect
+import itertools
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from training.core.batches import at
+from training.core import shared_prompt
+from training.core.batches import at, rows
 from training.core.chat import Chat
 from training.core.folders import load, load_tokenizer, save
 from training.core.tensors import token_logprobs
-from training.core.types import Rows
+from training.core.types import Pair, Rows
 
 
 class Policy:
@@ -149,8 +153,72 @@ class RewardModel:
     def scores(self, batch: Rows) -> Tensor:
         return self.head(self.last_hidden(batch)).squeeze(-1).float()
 
+    # --- pairs --------------------------------------------------------------------------------------
+
+    @cached_property
+    def shares_prompts(self) -> bool:
+        """Whether a pair's prompt can be computed once for both completions."""
+        return shared_prompt.possible(self.model.base_model, self.chat.pad_id)
+
+    def pair_tokens(self, pair: Pair) -> int:
+        """Tokens that a forward pass of the pair takes, padding between its two sides included."""
+        prompt, chosen, rejected = map(len, pair[:3])
+        return prompt + chosen + rejected if self.shares_prompts else 2 * (prompt + max(chosen, rejected))
+
+    def pair_hidden(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
+        """Hidden states at the end of all chosen and all rejected completions, N x d each."""
+        if self.shares_prompts:
+            return shared_prompt.hidden(self.model.base_model, shared_prompt.pack(pairs, self.chat.pad_id))
+        prompts, completions = (
+            [pair.prompt_ids for pair in pairs] * 2,
+            [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs],
+        )
+        chosen, rejected = self.last_hidden(rows(prompts, completions, self.chat.pad_id)).chunk(2)
+        return chosen, rejected
+
+    def pair_scores(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
+        """Scores of all chosen and all rejected completions, N each, from one forward pass."""
+        chosen, rejected = (self.head(hidden).squeeze(-1).float() for hidden in self.pair_hidden(pairs))
+        return chosen, rejected
+
     def save(self, folder: Path) -> None:
         save(self.model, self.chat, folder)
+
+
+class RewardEnsemble:
+    """All members of a reward model's folder, in the place of one `RewardModel` that only scores.
+
+    The first member is the folder itself, the others are its sub-folders. Members are scaled alike (mean 0,
+    deviation 1 over the same completions), so that their scores can be averaged. Source: Coste et al. 2023,
+    "Reward Model Ensembles Help Mitigate Overoptimization".
+    """
+
+    def __init__(self, folder: Path, *, caution: float = 0.0) -> None:
+        """`caution`: how many of the members' standard deviations are taken from their mean."""
+        self.members = [RewardModel(path) for path in member_folders(folder)]
+        self.chat = self.members[0].chat
+        self.context = min(member.context for member in self.members)
+        self.caution = caution
+
+    def mean_and_deviation(self, batch: Rows) -> tuple[Tensor, Tensor]:
+        """Of the members' scores of each row, B and B; the deviation of a single member is 0."""
+        scores = torch.stack([member.scores(batch) for member in self.members])
+        return scores.mean(0), scores.std(0, correction=0)
+
+    def scores(self, batch: Rows) -> Tensor:
+        mean, deviation = self.mean_and_deviation(batch)
+        return mean - self.caution * deviation
+
+
+def member_folder(folder: Path, number: int) -> Path:
+    return folder if number == 1 else folder / f"member-{number}"
+
+
+def member_folders(folder: Path) -> list[Path]:
+    """Those that there are, the first member's folder included."""
+    numbers = itertools.count(2)
+    others = itertools.takewhile(Path.is_dir, (member_folder(folder, number) for number in numbers))
+    return [folder, *others]
 
 
 class SharedCritic(nn.Module):

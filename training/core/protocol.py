@@ -11,7 +11,9 @@
 
 Input files (JSONL, one object a line, UTF-8):
     preferences     {"prompt": [messages], "chosen": str, "rejected": str, "margin": float, "tie": bool,
-                     "weight": float, "split": "train" | "held_out", "prompt_id": int, "preference_id": int}
+                     "weight": float, "split": "train" | "held_out", "prompt_id": int, "preference_id": int,
+                     "annotator"?: int (within this file only), "agreement"?: float (share of the comparison's
+                     other judgements that say the same, a tie counted half; absent where there is no other)}
     demonstrations  {"prompt": [messages], "completion": str, "split": "train" | "held_out"}
     prompts         {"prompt": [messages], "prompt_id": int}
 `sample` writes output/completions.jsonl: {"prompt_id", "index", "completion", "token_count", "finish_reason":

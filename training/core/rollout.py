@@ -134,7 +134,7 @@ def collect(
     """
     started = time.monotonic()
     whole = [prompt for prompt in prompts for _ in range(per_prompt)]
-    mine = processes.share(range(len(whole)))
+    mine = cast(range, processes.share(range(len(whole))))
     asked = [whole[row] for row in mine]
     # The numbers of the rows before: then each row's are those it would have if one process drew for all.
     torch.rand(mine.start * config.max_new_tokens, generator=generator)

@@ -1,0 +1,82 @@
+"""How good a reward model is on pairs that it has not seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from training.core import batches
+from training.core.judgement import Judgement
+from training.core.models import RewardModel
+from training.core.types import Job, Pair
+
+
+@torch.no_grad()
+def differences(job: Job, model: RewardModel, pairs: Sequence[Pair], tokens: int) -> Tensor:
+    """score(chosen) - score(rejected) of each pair: N."""
+    found = torch.zeros(len(pairs), device=batches.device())
+    for rows in batches.by_tokens([model.pair_tokens(pair) for pair in pairs], tokens):
+        job.safe_point()
+        chosen, rejected = model.pair_scores([pairs[row] for row in rows])
+        found[rows] = chosen - rejected
+    return found
+
+
+@torch.no_grad()
+def figures(judgement: Judgement, pairs: Sequence[Pair], difference: Tensor) -> dict[str, float]:
+    """Loss of the answers; accuracy and calibration on decided pairs.
+
+    A tie has a loss where the model of ties gives it a probability; elsewhere it is left out.
+    """
+    loss, opposite = (judgement.answer_loss(sign * difference, pairs) for sign in (1, -1))
+    decided = which_are_decided(pairs)
+    read = decided if judgement.config.ties == "half" else torch.ones_like(decided)
+    return {
+        "held_out/loss": float(loss[read].mean()),
+        "held_out/accuracy": float(right(difference[decided]).mean()),
+        "held_out/calibration_error": calibration_error((opposite - loss)[decided]),
+    }
+
+
+def which_are_decided(pairs: Sequence[Pair]) -> Tensor:
+    """True on pairs that are no ties, or on all where all are ties: N."""
+    ties = torch.tensor([pair.tie for pair in pairs], device=batches.device())
+    return ~ties if not ties.all() else ties
+
+
+def human_agreement(pairs: Sequence[Pair]) -> float | None:
+    """How often another person's judgement is that of the pair: the accuracy of people, None if unknown."""
+    known = [pair.agreement for pair in pairs if pair.agreement is not None and not pair.tie]
+    return sum(known) / len(known) if known else None
+
+
+def right(difference: Tensor) -> Tensor:
+    """1 where the chosen completion scores higher, a half where both score the same."""
+    return (difference > 0).float() + 0.5 * (difference == 0).float()
+
+
+def calibration_error(log_odds: Tensor, bins: int = 10) -> float:
+    """Mean gap between stated and found probability that the likelier is preferred, over `bins`.
+
+    `log_odds` that the chosen completion is preferred, given that one is: N.
+    """
+    confidence = torch.sigmoid(log_odds.abs())
+    correct = (log_odds > 0).float()
+    place = ((confidence - 0.5) * 2 * bins).long().clamp(max=bins - 1)
+    gap = 0.0
+    for bin in range(bins):
+        inside = place == bin
+        if inside.any():
+            gap += float((confidence[inside].mean() - correct[inside].mean()).abs() * inside.float().mean())
+    return gap
+
+
+def wilson(successes: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927)."""
+    share, spread = successes / count, z * z / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
+    return middle - half, middle + half
