@@ -2,8 +2,8 @@
 
 The rules, all kept in the database:
 
-- Live leases plus judgements of a comparison never exceed its overlap. Only a late submit may go beyond it:
-  a person's finished work is kept, marked `late`, rather than thrown away.
+- Live leases plus judgements of a comparison never exceed its overlap. Only a late submit may go beyond it,
+  or come after the comparison was withdrawn: finished work is kept, marked `late`, and not thrown away.
 - Nobody judges a comparison twice: one person has one assignment in it, whose shown order is drawn once.
 - A lease that ran out is taken back by whoever claims next; no sweeper is needed.
 
@@ -244,6 +244,7 @@ def submit(
         if assignment.state == JUDGED and last is not None:
             return last
         in_time = assignment.state == LEASED and assignment.lease_expires_at > now
+        withdrawn = assignment.comparison.state == Comparison.State.WITHDRAWN
         guideline = assignment.comparison.project.guideline()
         preference = Preference.objects.create(
             assignment=assignment,
@@ -259,7 +260,7 @@ def submit(
             idempotency_key=key,
             body_hash=body_hash,
             supersedes=last,
-            late=not in_time or assignment.fencing_token != fencing_token,
+            late=not in_time or withdrawn or assignment.fencing_token != fencing_token,
             simulated=annotator.simulated,
         )
         close(assignment, JUDGED, now)

@@ -11,9 +11,12 @@ from celery import Celery
 from django.db import connection
 from django.test import Client
 
-from feedback import audit
+from feedback import audit, guards
 from feedback.models import Project, Role, User
 from tests import factories
+from training.guards import REVIEW_PLANS, SNAPSHOTS
+
+ALL_GUARDS = (guards.PREFERENCES, SNAPSHOTS, REVIEW_PLANS)
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +29,10 @@ def artifact_root(tmp_path: Path, settings: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
-    """Tests with `transaction=True` empty all tables, which the triggers of the audit trail would refuse."""
+    """Tests empty tables and set the scene by changing rows, which the product's triggers would refuse."""
     with django_db_blocker.unblock():
         audit.remove_triggers(connection)
+        guards.remove(connection, ALL_GUARDS)
 
 
 Rings = list[tuple[str, tuple[Any, ...]]]

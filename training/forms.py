@@ -269,8 +269,12 @@ class LaunchForm(forms.Form):
     def _add_data(self) -> None:
         """Which frozen data to read: what is there now, or a snapshot from before."""
         wanted = Snapshot.Kind(self.settings_of.data[1])
-        before = Snapshot.objects.filter(project=self.project, kind=wanted)[:SNAPSHOTS_OFFERED]
-        fresh: list[tuple[str, Any]] = [(f"{NOW}:{split}", label) for split, label in PROMPTS]
+        before = Snapshot.objects.filter(project=self.project, kind=wanted).order_by("-pk")
+        if wanted == Snapshot.Kind.PROMPTS and self.kind != "sample":
+            before = before.filter(filter__split=Prompt.Split.TRAIN)
+        before = before[:SNAPSHOTS_OFFERED]
+        offered = PROMPTS if self.kind == "sample" else PROMPTS[:1]  # others stay out of every training
+        fresh: list[tuple[str, Any]] = [(f"{NOW}:{split}", label) for split, label in offered]
         if self.kind == "sft":
             fresh = [(f"{NOW}:{source}", label) for source, label in DEMONSTRATIONS]
         elif self.kind == "reward_model":

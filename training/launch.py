@@ -125,6 +125,11 @@ def input_problems(project: Project, kind: str, inputs: dict[str, Input]) -> dic
     return problems
 
 
+def _for_training(prompts: Snapshot) -> bool:
+    """Whether they were frozen from the training split alone."""
+    return bool(prompts.filter.get("split") == Prompt.Split.TRAIN)
+
+
 def _input_problem(project: Project, kind: str, name: str, thing: Input) -> str | None:
     if thing.project_id != project.pk:
         return _("belongs to another project")
@@ -134,6 +139,8 @@ def _input_problem(project: Project, kind: str, name: str, thing: Input) -> str 
                 "snapshot": thing,
                 "kind": thing.get_kind_display().lower(),
             }
+        if thing.kind == Snapshot.Kind.PROMPTS and kind != "sample" and not _for_training(thing):
+            return _("%(snapshot)s holds prompts that are kept out of every training") % {"snapshot": thing}
         return None
     if (kind, name) in SNAPSHOT_KINDS:
         return _("wanted a snapshot, got %(version)s") % {"version": thing}

@@ -7,7 +7,9 @@ no result is shown before the planned judgements are in, so nobody can stop at a
 
 from __future__ import annotations
 
+import hashlib
 import random
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from django.db import transaction
@@ -23,6 +25,7 @@ from training.statistics import win_rate
 
 SPLITS = (Prompt.Split.REVIEW, Prompt.Split.HELD_OUT, Prompt.Split.TRAIN)
 """Prompts that no version was optimised on are taken first."""
+NOT_FOR_REVIEWS = (Prompt.Split.HELD_OUT, Prompt.Split.TRAIN)
 PRIORITY = 10
 """Review comparisons come before training ones in the queue."""
 
@@ -80,19 +83,27 @@ def plan(
                 "metric": "win_rate",
             },
         )
-        # Two seeds: the versions draw independently, as they would for two people asking.
-        for place, (role, version) in enumerate((("candidate", candidate), ("baseline", baseline))):
+        for role, version in (("candidate", candidate), ("baseline", baseline)):
             launch(
                 project,
                 "sample",
                 config,
                 actor=actor,
-                seed=(2 * seed + place) % 2**31,
+                seed=_seed_of(review, role),
                 inputs={"policy": version, "prompts": frozen, **scorer},
                 purpose={"review": review.pk, "role": role},
             )
         AuditEntry.record(actor, "review.plan", review, candidate=str(candidate), baseline=str(baseline))
     return review
+
+
+def _seed_of(review: Review, role: str) -> int:
+    """A seed that nobody types: else a run of the same prompts could write the very texts, and under a name.
+
+    Each version has its own, so that they draw independently, as they would for two people asking.
+    """
+    digest = hashlib.sha256(f"review {review.pk} {role} {review.plan['seed']}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") % 2**31
 
 
 def _scorer(project: Project, *versions: ModelVersion) -> dict[str, ModelVersion]:
@@ -112,10 +123,13 @@ def _root(version: ModelVersion) -> ModelVersion:
     return version
 
 
-def _choose_prompts(project: Project, wanted: int, seed: int) -> tuple[list[int], dict[str, int]]:
-    """Prompt ids in the order drawn by `seed`, those set aside first; the count of each split."""
-    rows = Prompt.objects.filter(project=project).values_list("pk", "content_hash", "split")
-    in_order = sorted(rows, key=lambda row: (SPLITS.index(row[2]), snapshots.drawn_order(row[1], seed)))
+def _choose_prompts(
+    project: Project, wanted: int, seed: int, splits: Sequence[str] = SPLITS
+) -> tuple[list[int], dict[str, int]]:
+    """Prompt ids in the order drawn by `seed`, those of the first split first; the count of each split."""
+    chosen = Prompt.objects.filter(project=project, split__in=splits)
+    rows = chosen.values_list("pk", "content_hash", "split")
+    in_order = sorted(rows, key=lambda row: (splits.index(row[2]), snapshots.drawn_order(row[1], seed)))
     ordered = in_order[:wanted]
     counts = {str(split): sum(row[2] == split for row in ordered) for split in SPLITS}
     return [row[0] for row in ordered], counts
@@ -128,11 +142,12 @@ COMPARED = 60
 
 
 def write_missing(project: Project, *versions: ModelVersion, actor: User | None) -> list[Run]:
-    """Let each version answer those prompts set aside for reviews that it has not answered yet.
+    """Let each version answer those of some prompts that it has not answered yet.
 
-    Raises NothingToFreeze in a project without prompts.
+    Prompts that are set aside for reviews are not among them: who reads completions under a version's name
+    cannot judge them blind any more. Raises NothingToFreeze in a project without other prompts.
     """
-    chosen, _split_counts = _choose_prompts(project, COMPARED, seed=0)
+    chosen, _split_counts = _choose_prompts(project, COMPARED, 0, NOT_FOR_REVIEWS)
     if not chosen:
         raise snapshots.NothingToFreeze(_("There are no prompts to answer: import some first."))
     scorer = _scorer(project, *versions)

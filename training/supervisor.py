@@ -145,6 +145,8 @@ def _see_through(run: Run, should_stop: Callable[[], bool]) -> tuple[str, int | 
     """How the trainer ended, and its exit code. No process of it is left, whatever happens in here."""
     trainer = _start(run)
     if trainer is None:
+        while _tail(run):  # its last words came when nobody listened
+            pass
         return ENDED, None
     try:
         end = _watch(run, trainer, should_stop)

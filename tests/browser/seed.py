@@ -216,14 +216,11 @@ def base_and_first_round(done: Seeded, draw: random.Random, prompts: list[Prompt
 def second_round(done: Seeded, draw: random.Random, prompts: list[Prompt]) -> None:
     first, base, reward = done.versions["v1"], done.versions["v0"], done.versions["rm-1"]
     inputs: dict[str, Any] = {"policy": first, "reference": base, "reward_model": reward}
+    said = {"comment": "B repeats the question, but at least it is honest.", "flags": ["factual"]}
     for place, comparison in enumerate(put_up(done, first, prompts, draw)):
         if place < 18:
-            judge(comparison, done.people["mei" if place % 3 else "robot"], draw)
-    judged = Preference.objects.filter(annotator=done.people["mei"]).last()
-    assert judged
-    Preference.objects.filter(pk=judged.pk).update(
-        comment="B repeats the question, but at least it is honest.", flags=["factual"]
-    )
+            person = done.people["mei" if place % 3 else "robot"]
+            judge(comparison, person, draw, **(said if place == 17 else {}))
     frozen = snapshots.freeze_prompts(done.project, actor=done.people["eva"], seed=1)
     inputs["prompts"] = frozen
     second = run(done, "ppo-2", "ppo", inputs, steps=40, finished=1)

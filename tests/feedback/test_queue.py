@@ -230,6 +230,17 @@ def test_skip_passes_the_comparison_on_and_never_back(project: Project, ana: Use
     assert queue.claim(project, ben, now=NOW) is not None
 
 
+def test_work_on_a_withdrawn_comparison_is_kept_as_late(project: Project, ana: User) -> None:
+    """A review was closed while she judged: her answer is stored, and belongs to no verdict."""
+    comparison = make_comparison(project=project)
+    assignment = queue.claim(project, ana, now=NOW)
+    assert assignment
+    Comparison.objects.filter(pk=comparison.pk).update(state=Comparison.State.WITHDRAWN)
+    assert judge(assignment, ana, key="1").late
+    comparison.refresh_from_db()
+    assert comparison.state == Comparison.State.WITHDRAWN
+
+
 def test_undo_withdraws_and_shows_the_same_comparison(project: Project, ana: User) -> None:
     make_comparison(project=project)
     make_comparison(project=project)

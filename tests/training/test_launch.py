@@ -30,7 +30,9 @@ def inputs(project: Project) -> dict[str, Any]:
         "policy": policy,
         "reference": policy,
         "reward_model": factories.make_model_version(project=project, kind=Kind.REWARD),
-        "prompts": factories.make_snapshot(project=project, kind=Snapshot.Kind.PROMPTS),
+        "prompts": factories.make_snapshot(
+            project=project, kind=Snapshot.Kind.PROMPTS, filter={"split": "train"}
+        ),
     }
 
 
@@ -39,6 +41,18 @@ def problems(*args: Any, **fields: Any) -> dict[str, str]:
         launch(*args, **fields)
     assert not Run.objects.exists() and not AuditEntry.objects.exists()
     return raised.value.problems
+
+
+@pytest.mark.parametrize("frozen", [{"split": "review"}, {"split": None}, {"review_of": [1, 2]}])
+def test_prompts_kept_out_of_training_are_refused_by_every_kind_but_sample(
+    project: Project, engineer: User, inputs: dict[str, Any], frozen: dict[str, Any]
+) -> None:
+    """docs/data.md promises it: a version is never optimised on what it is reviewed with."""
+    held = factories.make_snapshot(project=project, kind=Snapshot.Kind.PROMPTS, filter=frozen)
+    for kind in ("ppo", "reinforce", "trpo"):
+        found = problems(project, kind, {}, actor=engineer, inputs={**inputs, "prompts": held})
+        assert "kept out of every training" in found["prompts"]
+    launch(project, "sample", {}, actor=engineer, inputs={"policy": inputs["policy"], "prompts": held})
 
 
 def test_a_launch_writes_run_inputs_audit_and_rings_after_the_commit(

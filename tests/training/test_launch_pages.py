@@ -9,6 +9,7 @@ import pytest
 
 from tests import factories
 from training.core.configs import KINDS, parse
+from training.forms import LaunchForm
 from training.models import Run, Snapshot
 
 
@@ -80,6 +81,22 @@ def test_simulated_annotators_are_a_choice(
     posted = settings_of("reward_model", policy=base.pk, data="now", include_simulated="on")
     sign_in(engineer).post(url(project, "runs/new/reward_model/"), posted)
     assert Snapshot.objects.get().counts["pairs"] == 12
+
+
+def test_only_what_training_may_read_is_offered_to_it(project: Any, base: Any) -> None:
+    factories.make_prompt(project=project)
+    kept_out = factories.make_snapshot(project=project, kind="prompts", filter={"split": "review"})
+    open_ = factories.make_snapshot(project=project, kind="prompts", filter={"split": "train"})
+    offered = {
+        kind: [
+            value
+            for _group, choices in LaunchForm(project=project, kind=kind).fields["data"].choices
+            for value, _ in choices
+        ]
+        for kind in ("ppo", "sample")
+    }
+    assert offered["ppo"] == ["now:train", str(open_.pk)]
+    assert {"now:train", "now:review", str(kept_out.pk), str(open_.pk)} <= set(offered["sample"])
 
 
 def test_completions_are_put_up_when_ticked(project: Any, engineer: Any, sign_in: Any, base: Any) -> None:

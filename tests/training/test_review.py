@@ -263,3 +263,33 @@ def test_only_two_versions_of_the_project_can_be_reviewed(project: Project, engi
         with pytest.raises(ValueError, match="policy"):
             review.plan(project, candidate, baseline, actor=engineer)
     assert not Review.objects.exists() and registry.promoted(project) is None
+
+
+# --- nothing of a review can be read under a name ----------------------------------------------------
+
+
+def test_side_by_side_and_review_never_write_the_same_texts(project: Project, engineer: User) -> None:
+    """Other prompts where there are some, and always another seed than anybody types."""
+    for split in ("review", "review", "held_out", "train"):
+        factories.make_prompt(project=project, split=split)
+    candidate, baseline = (factories.make_model_version(project=project) for _ in range(2))
+    named = review.write_missing(project, candidate, baseline, actor=engineer)
+    blind = review.plan(project, candidate, baseline, actor=engineer, prompts=2)
+    again = review.plan(project, candidate, baseline, actor=engineer, prompts=2)
+    runs = Run.objects.filter(purpose__has_key="review")
+    assert len({run.seed for run in runs}) == 4 and not {run.seed for run in runs} & set(range(1000))
+    asked = {
+        run.pk: {
+            row["prompt_id"] for row in protocol.read_jsonl(run.inputs.get(name="prompts").snapshot.path)
+        }
+        for run in [*named, *runs]
+    }
+    assert len(named) == 2 and blind != again
+    assert not set.union(*(asked[run.pk] for run in named)) & set.union(*(asked[run.pk] for run in runs))
+
+
+def test_side_by_side_leaves_a_project_of_review_prompts_alone(project: Project, engineer: User) -> None:
+    factories.make_prompt(project=project, split="review")
+    versions = [factories.make_model_version(project=project) for _ in range(2)]
+    with pytest.raises(NothingToFreeze):
+        review.write_missing(project, *versions, actor=engineer)

@@ -329,6 +329,26 @@ def test_death_between_output_and_registration_registers_once(
         assert ModelVersion.objects.filter(run__isnull=False).count() == place + 1
 
 
+def test_words_that_nobody_heard_are_read_before_the_end(
+    make_fake_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supervisor dies while its trainer goes on to the end: the last metrics are not lost."""
+    run = make_fake_run(steps=3)
+
+    def deaf(run: Run) -> bool:
+        raise SystemExit(137)
+
+    monkeypatch.setattr(supervisor, "_tail", deaf)
+    monkeypatch.setattr(trainer_process.Trainer, "kill", lambda trainer: trainer.wait(30))
+    with pytest.raises(SystemExit):
+        supervisor.supervise(run.pk)
+    monkeypatch.undo()
+    assert not run.metrics.exists()
+    supervisor.supervise(run.pk)
+    assert after(run).state == "done" and len(starts(run)) == 1
+    assert run.metrics.order_by("step").last().step == 3
+
+
 def test_a_stale_trainer_is_ended_before_the_next_one_starts(
     make_fake_run: MakeRun, artifact_root: Any
 ) -> None:

@@ -254,7 +254,7 @@ def test_nothing_in_common_offers_to_write(
 def test_both_write_what_is_missing(
     project: Any, engineer: Any, sign_in: Any, base: Any, policy: Any
 ) -> None:
-    prompts = [factories.make_prompt(project=project, split="review") for _number in range(3)]
+    prompts = [factories.make_prompt(project=project, split="train") for _number in range(3)]
     write(prompts[0], base, "There already.")
     response = sign_in(engineer).post(url(project, "versions/write/"), {"a": base.pk, "b": policy.pk})
     assert response.url == url(project, "runs/")
