@@ -23,6 +23,7 @@ def test_home_counts_each_project_for_itself(sign_in: SignIn, project: Project, 
     for _ in range(3):
         factories.make_comparison(project=project)
     factories.make_preference(project=project)
+    factories.make_preference(project=project, simulated=True)
     factories.make_run(project=project, state=Run.State.RUNNING)
     factories.make_run(project=project, state=Run.State.DONE)
     other = factories.make_project()
@@ -30,8 +31,9 @@ def test_home_counts_each_project_for_itself(sign_in: SignIn, project: Project, 
     factories.make_comparison(project=factories.make_project())
     rows = {row.project: row for row in sign_in(engineer).get("/").context["projects"]}
     assert set(rows) == {project, other}
+    assert rows[project].simulated == 1, "never counted as a person's"
     assert (rows[project].prompts, rows[project].open, rows[project].judged, rows[project].going) == (
-        4,
+        5,
         3,
         1,
         1,

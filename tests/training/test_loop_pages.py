@@ -204,3 +204,31 @@ def test_queries_do_not_grow(
         factories.make_preference(project=project)
     with django_assert_max_num_queries(len(few)):
         browser.get(f"/p/{project.slug}/")
+
+
+# --- simulated annotators are never taken for people -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("simulated", "said", "unsaid"),
+    [
+        (4, "Simulated annotators prefer the newest version", "People prefer the newest version"),
+        (0, "People prefer the newest version", "Simulated annotators prefer"),
+    ],
+)
+def test_the_loop_says_who_prefers_the_newest_version(
+    project: Any, reviewer: Any, sign_in: Any, simulated: int, said: str, unsaid: str
+) -> None:
+    candidate, baseline = (factories.make_model_version(project=project) for _ in range(2))
+    verdict = {
+        "win_rate": 0.8, "low": 0.6, "high": 0.9, "better": True, "judged": 4, "simulated": simulated,
+        "wins": 3, "ties": 1, "losses": 0, "prompts": 4, "words": "better", "complete": True,
+    }  # fmt: skip
+    Review.objects.create(
+        project=project, candidate=candidate, baseline=baseline, plan={}, state="closed", verdict=verdict
+    )
+    factories.make_preference(project=project, simulated=True)
+    page = sign_in(reviewer).get(f"/p/{project.slug}/").content.decode()
+    assert said in page and unsaid not in page
+    assert "(1 simulated)" in page
+    assert ('<span class="tag">simulated</span>' in page) is bool(simulated)

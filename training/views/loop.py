@@ -245,6 +245,8 @@ class Round:
 
     number: int
     judged: int
+    simulated: int
+    """How many of these were simulated annotators' judgements."""
     accuracy: headlines.Accuracy | None
     review: Review | None
     promoted: ModelVersion | None
@@ -265,7 +267,8 @@ def rounds_of(project: Project) -> list[Round]:
         comparison__project=project, comparison__purpose=Comparison.Purpose.TRAINING
     )
     counts = judged.current().aggregate(
-        **{f"round_{number}": Count("pk", filter=span) for number, span in spans.items()}
+        **{f"round_{number}": Count("pk", filter=span) for number, span in spans.items()},
+        **{f"sim_{number}": Count("pk", filter=span & Q(simulated=True)) for number, span in spans.items()},
     )
     rewards = ModelVersion.objects.filter(project=project, kind=ModelVersion.Kind.REWARD).order_by("number")
     reviews = Review.objects.filter(project=project, state=Review.State.CLOSED).order_by("pk")
@@ -276,6 +279,7 @@ def rounds_of(project: Project) -> list[Round]:
             Round(
                 number=number,
                 judged=counts[f"round_{number}"],
+                simulated=counts[f"sim_{number}"],
                 accuracy=headlines.accuracy(last_within(rewards, start, until)),
                 review=last_within(reviews, start, until),
                 promoted=end.version if end else None,
@@ -349,6 +353,8 @@ def review_chart(reviews: list[Review]) -> dict[str, Any] | None:
         "height": HEIGHT,
         "right": right,
         "better": newest.verdict["better"],
+        # Not a word on people where no person judged.
+        "simulated": newest.verdict.get("simulated", 0) == newest.verdict.get("judged") != 0,
     }
 
 
