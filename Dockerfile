@@ -25,12 +25,11 @@ RUN RLHF_ENV=production ALLOWED_HOSTS=localhost REDIS_URL=redis://localhost/0 AR
     python manage.py collectstatic --noinput --verbosity 0
 USER rlhf
 EXPOSE 8000
-CMD ["python", "-m", "uvicorn", "rlhf_app.asgi:application", "--host", "0.0.0.0", "--port", "8000", \
-     "--timeout-graceful-shutdown", "3", "--no-access-log", "--no-server-header", "--no-proxy-headers", "--lifespan", "off"]
+CMD ["python", "-m", "rlhf_app.launcher", "web", "--host", "0.0.0.0"]
 
 FROM base AS train
 ARG TORCH_INDEX_URL=""
 RUN pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$(grep -E '^torch==' constraints.txt)"
 RUN requirements train > /tmp/train.txt && pip install -c constraints.txt -r /tmp/train.txt
 USER rlhf
-CMD ["python", "-m", "celery", "-A", "rlhf_app", "worker", "-Q", "train", "-c", "1", "-n", "train@%h", "--loglevel", "INFO"]
+CMD ["python", "-m", "rlhf_app.launcher", "celery", "worker", "-Q", "train", "-c", "1", "-n", "train@%h", "--loglevel", "INFO"]

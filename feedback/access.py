@@ -28,8 +28,7 @@ def at_least(role: Role | None, wanted: Role) -> bool:
 
 def projects_of(user: User) -> QuerySet[Project]:
     """Every project the user may open."""
-    projects = Project.objects.filter(archived_at=None)
-    return projects if user.is_superuser else projects.filter(memberships__user=user)
+    return user.open_projects()
 
 
 def get_project(user: User, slug: str, role: Role = Role.ANNOTATOR) -> Project:

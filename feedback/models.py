@@ -44,6 +44,11 @@ class User(AbstractUser):
 
     simulated = models.BooleanField(_("simulated"), default=False)
 
+    def open_projects(self) -> models.QuerySet[Project]:
+        """Every project the user may open: all of them for superusers, who are admins everywhere."""
+        projects = Project.objects.filter(archived_at=None)
+        return projects if self.is_superuser else projects.filter(memberships__user=self)
+
 
 class OneTimeToken(models.Model):
     """A secret shown once in a link; only its hash is kept."""

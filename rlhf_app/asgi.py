@@ -1,8 +1,65 @@
 """The ASGI entry point: `uvicorn rlhf_app.asgi:application`."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
 
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "rlhf_app.settings")
-application = get_asgi_application()
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+
+SLACK = 1024 * 1024
+"""What a form adds to the file in it."""
+
+
+class TooLarge(Exception):
+    """More was sent than anybody may send there."""
+
+
+class BodyLimit:
+    """Refuse large bodies with 413 while they arrive: Django stores a whole body, whoever sent it."""
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+
+    def limit(self, scope: Message) -> int:
+        from django.conf import settings
+
+        cookies = dict(scope["headers"]).get(b"cookie", b"")
+        uploads = scope["path"].startswith("/p/") and scope["path"].endswith("/data/import/")
+        if uploads and settings.SESSION_COOKIE_NAME.encode() in cookies:
+            return int(settings.IMPORT_MAX_BYTES) + SLACK
+        return int(settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.application(scope, receive, send)
+        limit, seen = self.limit(scope), 0
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise TooLarge
+            return message
+
+        try:
+            if declared.isdigit() and int(declared[:20]) > limit:
+                raise TooLarge
+            await self.application(scope, counted, send)
+        except TooLarge:
+            headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+            await send({"type": "http.response.start", "status": 413, "headers": headers})
+            await send({"type": "http.response.body", "body": b"More was sent than may be sent here.\n"})
+
+
+application = BodyLimit(get_asgi_application())

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
-from django.shortcuts import redirect
-from django_htmx.http import HttpResponseClientRedirect
+from django.http import HttpRequest, HttpResponseBase
 from django_htmx.middleware import HtmxDetails
 
 if TYPE_CHECKING:
     from feedback.models import User
+
+LONGEST_NUMBER = 18
+"""Digits that fit into a database's integer; Python itself refuses to read some thousands."""
 
 
 class Request(HttpRequest):
@@ -35,7 +36,6 @@ def private_pages_are_not_stored(
     return middleware
 
 
-def go_to(request: Request, name: str, *args: object) -> HttpResponse:
-    """Send the browser to a named page, in the way its request can follow (htmx or plain)."""
-    target = redirect(name, *args)
-    return HttpResponseClientRedirect(target.url) if request.htmx else target
+def whole_number(text: str) -> int | None:
+    """The number that a query or form names a row or page by; None for what is none, however long it is."""
+    return int(text) if text.isdecimal() and len(text) <= LONGEST_NUMBER else None

@@ -1,4 +1,7 @@
-"""What `./run demo`, `serve`, `worker`, `manage`, `check` and `secrets` do once `.venv` is there."""
+"""What `./run demo`, `serve`, `worker`, `manage`, `check` and `secrets` do once `.venv` is there.
+
+`web` and `celery` are for containers: one process each, started only in an environment that works.
+"""
 
 from __future__ import annotations
 
@@ -76,6 +79,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("worker", worker).add_argument(
         "--beat", action="store_true", help="ring the sweeps, too: on one machine only"
     )
+    command = add("web", web)
+    command.add_argument("--host", default="127.0.0.1")
+    command.add_argument("--port", type=int, default=8000)
+    add("celery", celery).add_argument("arguments", nargs=argparse.REMAINDER)
     add("check", check)
     add("secrets", secrets)
     add("manage", manage).add_argument("arguments", nargs=argparse.REMAINDER)
@@ -105,7 +112,7 @@ def serve(options: argparse.Namespace) -> int:
     from django.conf import settings
 
     programs = [
-        processes.web_program(options.host, port, behind_proxy=bool(settings.SECURE_PROXY_SSL_HEADER)),
+        web_program(options.host, port),
         *processes.worker_programs(),
         processes.beat_program(),
     ]
@@ -135,6 +142,13 @@ def serve(options: argparse.Namespace) -> int:
         local.RUNNING.unlink(missing_ok=True)
         say("Everything has stopped.")
     return 0
+
+
+def web_program(host: str, port: int) -> processes.Program:
+    from django.conf import settings
+
+    behind = bool(settings.SECURE_PROXY_SSL_HEADER)
+    return processes.web_program(host, port, behind_proxy=behind, trusted=settings.TRUSTED_PROXIES)
 
 
 def given(name: str) -> str:
@@ -282,8 +296,33 @@ def worker(options: argparse.Namespace) -> int:
     return 0
 
 
+def only_if_fit(command: list[str]) -> int:
+    """Become `command`, once database and broker have answered; else say what is wrong, a line each."""
+    import django
+
+    django.setup()
+    problems = environment_problems(broker_is_ours=False)
+    if problems:
+        print("The environment cannot be used:", *problems, sep="\n  ", file=sys.stderr, flush=True)
+        return os.EX_CONFIG
+    os.execv(command[0], command)
+
+
+def web(options: argparse.Namespace) -> int:
+    """The web process alone, in the foreground: what a container runs."""
+    import django
+
+    django.setup()
+    return only_if_fit(web_program(options.host, options.port).command)
+
+
+def celery(options: argparse.Namespace) -> int:
+    """One Celery process alone, in the foreground: what a container runs."""
+    return only_if_fit([sys.executable, "-m", "celery", "-A", "rlhf_app", *options.arguments])
+
+
 def check(options: argparse.Namespace) -> int:
-    """Say whether the environment is fit to start, and change nothing but var/secrets.env in development."""
+    """Say whether the environment is fit to start; in development var/ gets what a start would put there."""
     _url, embedded = choose_broker()[:2]
     import django
 

@@ -39,13 +39,14 @@ def broker_program() -> Program:
     return Program("broker", [str(broker.server_program()), str(broker.CONFIG)], last=True, stop_seconds=1)
 
 
-def web_program(host: str, port: int, *, behind_proxy: bool) -> Program:
+def web_program(host: str, port: int, *, behind_proxy: bool, trusted: str) -> Program:
     command = [
         *(sys.executable, "-m", "uvicorn", "rlhf_app.asgi:application", "--host", host, "--port", str(port)),
         # Without a limit an open stream keeps the server from ending. Addresses of sign-in links are secrets,
         # so requests are not logged.
         *("--timeout-graceful-shutdown", "3", "--no-access-log", "--no-server-header", "--lifespan", "off"),
-        "--proxy-headers" if behind_proxy else "--no-proxy-headers",
+        # Whose word on the client's address is believed: else all clients of a proxy share one address.
+        *(("--proxy-headers", "--forwarded-allow-ips", trusted) if behind_proxy else ("--no-proxy-headers",)),
     ]
     return Program("web", command)
 
@@ -57,9 +58,10 @@ def celery_program(name: str, *arguments: str) -> Program:
 
 def worker_programs() -> list[Program]:
     quiet = ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
+    slots = (("default", "-c", "2"), ("train", "-c", "1"), ("sweep", "-P", "solo"))
     return [
-        celery_program(f"worker-{queue}", "worker", "-Q", queue, "-c", slots, "-n", f"{queue}@%h", *quiet)
-        for queue, slots in (("default", "2"), ("train", "1"))
+        celery_program(f"worker-{queue}", "worker", "-Q", queue, *slot, "-n", f"{queue}@%h", *quiet)
+        for queue, *slot in slots
     ]
 
 

@@ -129,6 +129,7 @@ DATABASES = {"default": database(env.text("DATABASE_URL", "sqlite:///var/db.sqli
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 ARTIFACT_ROOT = env.folder("ARTIFACT_ROOT", VAR_DIR / "artifacts")
 DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024
+"""Also the most that anybody may send anywhere but to an import, see rlhf_app/asgi.py."""
 FILE_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 IMPORT_MAX_BYTES = env.integer("IMPORT_MAX_MEGABYTES", 512, low=1, high=100_000) * 1024 * 1024
 
@@ -153,6 +154,8 @@ AXES_LOCKOUT_TEMPLATE = "registration/locked_out.html"
 AXES_HTTP_RESPONSE_CODE = 429
 AXES_RESET_ON_SUCCESS = True
 AXES_VERBOSE = False
+SIGN_IN_FAILURES_OF_ONE_ADDRESS = 60
+"""Within the same time, whatever the names: guessing one password for many names is guessing, too."""
 INVITATION_DAYS = env.integer("INVITATION_DAYS", 7, low=1, high=90)
 
 SESSION_COOKIE_AGE = 14 * 24 * 3600
@@ -162,6 +165,7 @@ X_FRAME_OPTIONS = "DENY"
 # Set BEHIND_HTTPS_PROXY only when a proxy of yours ends TLS and overwrites X-Forwarded-Proto.
 if env.flag("BEHIND_HTTPS_PROXY", False):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+TRUSTED_PROXIES = env.text("TRUSTED_PROXIES", "127.0.0.1")
 if PRODUCTION:
     SECURE_SSL_REDIRECT = True
     SECURE_REDIRECT_EXEMPT = [r"^health/$"]
@@ -220,13 +224,19 @@ CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_RESULT_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_DEFAULT_QUEUE = "default"
-CELERY_TASK_ROUTES = {"training.tasks.supervise_run": {"queue": "train"}}
+CELERY_TASK_ROUTES = {
+    "training.tasks.supervise_run": {"queue": "train"},
+    # A worker of their own: two long imports must not keep dead runs from being found.
+    "training.tasks.sweep_runs": {"queue": "sweep"},
+    "feedback.tasks.sweep_imports": {"queue": "sweep"},
+}
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0.1}
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 CELERY_BEAT_SCHEDULE = {
-    "sweep-runs": {"task": "training.tasks.sweep_runs", "schedule": 10.0},
-    "sweep-imports": {"task": "feedback.tasks.sweep_imports", "schedule": 30.0},
+    # A sweep that nobody took is not worth taking later.
+    "sweep-runs": {"task": "training.tasks.sweep_runs", "schedule": 10.0, "options": {"expires": 10}},
+    "sweep-imports": {"task": "feedback.tasks.sweep_imports", "schedule": 30.0, "options": {"expires": 30}},
 }
 CELERY_TIMEZONE = "UTC"
 

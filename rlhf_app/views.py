@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from django.contrib import admin
 from django.contrib.auth.decorators import login_not_required
 from django.db import DatabaseError, InterfaceError, connection
-from django.db.models import Count, F, Q, QuerySet
+from django.db.models import Count, F, QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
@@ -54,21 +54,14 @@ def home(request: Request) -> HttpResponse:
 
 
 def figures_of(user: User, projects: QuerySet[Project]) -> list[Figures]:
-    """Seven queries however many projects there are."""
+    """Eight queries however many projects there are."""
     found = list(projects)
     roles = dict(Membership.objects.filter(user=user, project__in=found).values_list("project", "role"))
     prompts = count(Prompt.objects.filter(project__in=found).annotate(place=F("project")))
     waiting = count(Comparison.objects.open().filter(project__in=found).annotate(place=F("project")))
-    said = {
-        row["place"]: row
-        for row in Preference.objects.current()
-        .filter(comparison__project__in=found)
-        .order_by()
-        .values(place=F("comparison__project"))
-        .annotate(
-            people=Count("pk", filter=Q(simulated=False)), machines=Count("pk", filter=Q(simulated=True))
-        )
-    }
+    said = Preference.objects.current().filter(comparison__project__in=found)
+    said = said.annotate(place=F("comparison__project"))
+    judged, simulated = (count(said.filter(simulated=machines)) for machines in (False, True))
     going = count(
         Run.objects.filter(project__in=found).exclude(state__in=Run.ENDED).annotate(place=F("project"))
     )
@@ -80,8 +73,8 @@ def figures_of(user: User, projects: QuerySet[Project]) -> list[Figures]:
             role=Role.ADMIN if user.is_superuser else Role(roles[project.pk]),
             prompts=prompts.get(project.pk, 0),
             open=waiting.get(project.pk, 0),
-            judged=said.get(project.pk, {}).get("people", 0),
-            simulated=said.get(project.pk, {}).get("machines", 0),
+            judged=judged.get(project.pk, 0),
+            simulated=simulated.get(project.pk, 0),
             going=going.get(project.pk, 0),
             promoted=promoted.get(project.pk),
         )

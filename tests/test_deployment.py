@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from rlhf_app.environment import read_env_file
+
 ROOT = Path(__file__).resolve().parent.parent
 COMPOSE = ROOT / "docker-compose.yml"
 
@@ -39,9 +41,18 @@ def test_compose_follows_its_specification(tmp_path: Path) -> None:
 
 
 def test_every_process_of_the_plan_is_there_and_says_when_it_is_well(services: dict[str, Any]) -> None:
-    assert set(services) == {"migrate", "web", "worker", "gpu-worker", "beat", "broker", "postgres"}
+    ours = {"migrate", "web", "worker", "sweeper", "gpu-worker", "beat"}
+    assert set(services) == ours | {"broker", "postgres"}
     for name, service in services.items():
         assert "healthcheck" in service or name == "migrate", name
+
+
+def test_every_setting_reaches_every_process(services: dict[str, Any]) -> None:
+    """A name of .env.example that compose swallowed would be a setting without effect."""
+    ours = {"POSTGRES_PASSWORD", "BROKER_PASSWORD", "TORCH_INDEX_URL"}  # of compose itself
+    wanted = set(read_env_file(ROOT / ".env.example")) - ours
+    for name in ("migrate", "web", "worker", "sweeper", "gpu-worker", "beat"):
+        assert wanted <= set(services[name]["environment"]), name
 
 
 def test_no_secret_has_a_default(services: dict[str, Any]) -> None:

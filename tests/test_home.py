@@ -51,7 +51,7 @@ def test_home_asks_no_more_questions_for_more_projects(
         factories.make_member(project=other, user=engineer, role=Role.ENGINEER)
         version = factories.make_model_version(project=other)
         registry.promote(version, actor=None, reason="The first.", expected=None)
-    with django_assert_num_queries(9):  # session and user, then the seven of figures_of
+    with django_assert_num_queries(10):  # session and user, then the eight of figures_of
         client.get("/")
 
 

@@ -111,6 +111,7 @@ def what(command: list[str]) -> str:
         "beat": " beat ",
         "worker-default": "default@",
         "worker-train": "train@",
+        "worker-sweep": "sweep@",
     }.items():
         if mark in line:
             return name
@@ -169,7 +170,8 @@ def test_it_starts_alone_and_stops_within_five_seconds(started: Installation) ->
     assert started.url in said
     assert answers(started.url), "the second start must not disturb the first"
 
-    assert {"supervisord", "web", "broker", "beat", "worker-default", "worker-train"} <= set(started.family())
+    workers = {"worker-default", "worker-train", "worker-sweep"}
+    assert {"supervisord", "web", "broker", "beat"} | workers <= set(started.family())
     web = started.family()["web"]
     megabytes = web.memory_info().rss / 2**20
     print(f"web process: {megabytes:.0f} MiB")

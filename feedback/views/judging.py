@@ -27,7 +27,7 @@ from feedback.forms import Flag, JudgementForm, LeaseForm, SkipForm, SkipReason,
 from feedback.markdown import rendered
 from feedback.models import Assignment, Candidate, Preference, PreferenceQuerySet, Project, User
 from feedback.visible import Piece, pieces
-from rlhf_app.http import Request
+from rlhf_app.http import Request, whole_number
 
 WHO = {
     "system": gettext_lazy("System"),
@@ -138,8 +138,8 @@ def posted_assignment(request: Request, project: Project, form: LeaseForm) -> As
 
 
 def own_assignment(request: Request, project: Project) -> Assignment:
-    pk = request.POST["assignment"]
-    if not pk.isdecimal():
+    pk = whole_number(request.POST["assignment"])
+    if pk is None:
         raise Http404
     rows = Assignment.objects.filter(annotator=request.user, comparison__project=project)
     return get_object_or_404(rows, pk=pk)
@@ -337,7 +337,7 @@ def progress(request: Request, slug: str) -> HttpResponse:
     )
     context = {
         "project": project,
-        "place": "judge",
+        "place": "progress",
         "today": today(project, request.user),
         "total": counts["total"],
         "week": counts["week"],

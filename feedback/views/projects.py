@@ -44,7 +44,7 @@ def project_settings(request: Request, slug: str) -> HttpResponse:
             AuditEntry.record(request.user, "project.changed", project, changed=changed)
         messages.success(request, _("Saved."))
         return redirect("project_settings", slug)
-    context = {"project": project, "place": "people", "form": form}
+    context = {"project": project, "place": "settings", "form": form}
     return render(request, "feedback/project_settings.html", context)
 
 

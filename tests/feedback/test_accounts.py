@@ -78,6 +78,16 @@ def test_the_ninth_guess_is_refused_even_with_the_right_password() -> None:
     assert user.is_active
 
 
+def test_one_address_guessing_under_many_names_is_refused(settings: Any) -> None:
+    settings.SIGN_IN_FAILURES_OF_ONE_ADDRESS = 5
+    make_user(username="ada", password=PASSWORD)
+    for number in range(5):
+        assert guess(Client(), f"name-{number}", "wrong").status_code == 200
+    assert guess(Client(), "ada", PASSWORD).status_code == 429
+    elsewhere = Client(REMOTE_ADDR="198.51.100.7")
+    assert guess(elsewhere, "ada", PASSWORD).status_code == 302
+
+
 @pytest.mark.parametrize(
     "target",
     [

@@ -14,7 +14,7 @@ from django_htmx.http import HttpResponseClientRefresh
 
 from feedback.access import at_least, get_in_project, get_project
 from feedback.models import Preference, Project, Role
-from rlhf_app.http import Request
+from rlhf_app.http import Request, whole_number
 from training import registry
 from training import review as reviews
 from training.core.configs import ConfigError
@@ -56,8 +56,8 @@ def usual_pair(request: Request, project: Project) -> dict[str, Any]:
     newest = later.order_by("-number").first()
     initial = {"candidate": newest.pk if newest else None, "baseline": promoted.pk if promoted else None}
     for name in initial:
-        if request.GET.get(name, "").isdecimal():
-            initial[name] = int(request.GET[name])
+        if (pk := whole_number(request.GET.get(name, ""))) is not None:
+            initial[name] = pk
     return initial
 
 

@@ -16,7 +16,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from feedback.access import at_least, get_in_project, get_project
 from feedback.models import Completion, Project, Prompt, Role
-from rlhf_app.http import Request
+from rlhf_app.http import Request, whole_number
 from training import headlines, registry
 from training.core.configs import ConfigError
 from training.forms_versions import ReasonForm
@@ -180,7 +180,8 @@ def version_compare(request: Request, slug: str) -> HttpResponse:
 def chosen_version(sent: QueryDict, policies: Any, name: str) -> ModelVersion | None:
     """The version that was asked for; 404 when there is none of that number."""
     text = sent.get(name, "")
-    return get_object_or_404(policies, pk=int(text)) if text.isdecimal() else None
+    pk = whole_number(text)
+    return get_object_or_404(policies, pk=pk) if pk is not None else None
 
 
 def compared(
@@ -195,7 +196,7 @@ def compared(
         pairs.sort(key=lambda pair: (-abs(pair[4]), pair[0]))
     if not pairs:
         return {"total": 0, "hidden": len(hidden)}
-    n = min(max(int(place) if place.isdecimal() else 1, 1), len(pairs))
+    n = min(max(whole_number(place) or 1, 1), len(pairs))
     prompt_id, a_id, b_id, gain, _length = pairs[n - 1]
     rows = Completion.objects.in_bulk([a_id, b_id])
     a, b = rows[a_id], rows[b_id]
