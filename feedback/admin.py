@@ -6,6 +6,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin
+from django.db import transaction
 from django.db.models import Model
 from django.http import HttpRequest
 from django.urls import reverse
@@ -45,8 +46,26 @@ def page_link(name: str, *args: Any) -> SafeString:
     return format_html('<a href="{}">{}</a>', reverse(name, args=args), _("Open"))
 
 
+class Audited:
+    """What staff change by hand stands in the audit trail like everything else."""
+
+    def save_model(self, request: Any, obj: Any, form: Any, change: bool) -> None:
+        with transaction.atomic():
+            super().save_model(request, obj, form, change)  # type: ignore[misc]
+            if change and form.changed_data:
+                kept = {name: getattr(obj, name) for name in form.changed_data if name in AUDITED_VALUES}
+                AuditEntry.record(
+                    request.user, "admin.change", obj, changed=sorted(form.changed_data), **kept
+                )
+            elif not change:
+                AuditEntry.record(request.user, "admin.add", obj)
+
+
+AUDITED_VALUES = ("is_active", "is_staff", "is_superuser", "simulated")
+
+
 @admin.register(User)
-class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
+class PersonAdmin(Audited, UserAdmin):  # type: ignore[type-arg]
     list_display = ("username", "is_active", "is_staff", "simulated", "last_login")
     list_filter = ("is_active", "is_staff", "is_superuser", "simulated")
     fieldsets = (
@@ -56,9 +75,13 @@ class PersonAdmin(UserAdmin):  # type: ignore[type-arg]
     )
     readonly_fields = ("last_login", "date_joined")
 
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Who leaves is made inactive: deleting would take memberships along, the last admin's too."""
+        return False
+
 
 @admin.register(Project)
-class ProjectAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class ProjectAdmin(Audited, admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("name", "slug", "overlap", "created_at", "archived_at", "page")
     search_fields = ("name", "slug")
     list_filter = ("archived_at",)

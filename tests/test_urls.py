@@ -204,3 +204,15 @@ def test_a_form_without_its_token_is_refused(admin: User) -> None:
     client = Client(enforce_csrf_checks=True)
     client.force_login(admin, backend="django.contrib.auth.backends.ModelBackend")
     assert client.post(reverse("sign_out")).status_code == 403
+
+
+def test_texts_of_models_and_people_are_out_of_htmx_s_reach() -> None:
+    """Escaping makes them text; `hx-disable` holds should escaping ever fail."""
+    shown = 0
+    for file in (settings.BASE_DIR / "templates").rglob("*.html"):
+        text = file.read_text(encoding="utf-8")
+        for tag in re.findall(r"<\w+[^>]*class=\"(?:read text|read)\"[^>]*>", text):
+            shown += 1
+            behind = text[: text.index(tag)].rpartition("hx-disable")[1]
+            assert "hx-disable" in tag or behind, f"{file.name}: {tag}"
+    assert shown > 10

@@ -65,7 +65,7 @@ def make_run(
         times["outcome"] = {"status": "cancelled" if state == Run.State.CANCELLED else "done"}
     if state == Run.State.RUNNING:
         times |= {
-            "phase": "updating the policy",
+            "phase": "training",
             "seconds_left": 190.0,
             "heartbeat_at": now,
             "lease_expires_at": now + timedelta(hours=2),

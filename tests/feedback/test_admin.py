@@ -11,7 +11,7 @@ from django.test import Client
 from django.urls import reverse
 
 from feedback.models import AuditEntry, Membership, Preference, Project, User
-from tests.factories import make_preference, make_project, make_superuser
+from tests.factories import make_preference, make_project, make_superuser, make_user
 
 pytestmark = pytest.mark.django_db
 SignIn = Callable[[User], Client]
@@ -56,3 +56,20 @@ def test_a_project_cannot_be_deleted_there(project: Project, sign_in: SignIn) ->
 def test_members_who_are_no_staff_do_not_get_in(admin: User, sign_in: SignIn) -> None:
     answer = sign_in(admin).get(reverse("admin:index"))
     assert answer.status_code == 302
+
+
+def test_what_staff_change_stands_in_the_audit_trail(sign_in: SignIn, project: Project) -> None:
+    boss, person = make_superuser(), make_user()
+    url = reverse("admin:feedback_user_change", args=[person.pk])
+    posted = {"username": person.username, "is_active": "on", "is_staff": "on", "is_superuser": "on"}
+    assert sign_in(boss).post(url, posted).status_code == 302
+    entry = AuditEntry.objects.get(action="admin.change")
+    assert (entry.actor, entry.target) == (boss, f"feedback.User {person.pk}")
+    assert entry.detail == {"changed": ["is_staff", "is_superuser"], "is_staff": True, "is_superuser": True}
+
+
+def test_nobody_is_deleted_there(sign_in: SignIn) -> None:
+    person = make_user()
+    url = reverse("admin:feedback_user_delete", args=[person.pk])
+    assert sign_in(make_superuser()).post(url, {"post": "yes"}).status_code == 403
+    assert User.objects.filter(pk=person.pk).exists()
