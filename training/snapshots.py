@@ -14,12 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 from django.conf import settings
+from django.db.models import Count
 from django.utils.translation import gettext as _
 
 from feedback.models import (
     Completion,
     Message,
     Preference,
+    PreferenceQuerySet,
     Project,
     Prompt,
     User,
@@ -100,6 +102,8 @@ def _preference_rows(
     found = Preference.objects.filter(comparison__project=project, comparison__purpose__in=purposes).current()
     if not include_simulated:
         found = found.filter(simulated=False)
+    others = _judged_by_several(found)
+    numbers: dict[int, int] = {}  # of annotators, local to the file: it names nobody
     found = found.select_related("comparison__prompt").prefetch_related("comparison__candidates__completion")
     for preference in found.order_by("pk").iterator(chunk_size=BATCH):
         counts["preferences"] += 1
@@ -112,6 +116,11 @@ def _preference_rows(
             counts[split] += 1
             prompts.add(prompt.pk)
             annotators.add(preference.annotator_id)
+            known: dict[str, Any] = {}
+            if not preference.imported:
+                known["annotator"] = numbers.setdefault(preference.annotator_id, len(numbers))
+            if (agreement := _agreement(preference, others)) is not None:
+                known["agreement"] = agreement
             yield {
                 "prompt": prompt.messages,
                 "chosen": pair.chosen.text,
@@ -122,7 +131,34 @@ def _preference_rows(
                 "split": split,
                 "prompt_id": prompt.pk,
                 "preference_id": preference.pk,
+                **known,
             }
+
+
+Judgements = dict[int, dict[int, int]]
+
+
+def _judged_by_several(found: PreferenceQuerySet) -> Judgements:
+    """Comparison -> judgement -> strength, where two people or more judged: what they can agree on."""
+    people = found.by_people()
+    several = people.values("comparison").annotate(number=Count("pk")).filter(number__gt=1).order_by()
+    rows = people.filter(comparison__in=several.values("comparison"))
+    judgements: Judgements = {}
+    for comparison, pk, strength in rows.values_list("comparison", "pk", "strength"):
+        judgements.setdefault(comparison, {})[pk] = strength or 0
+    return judgements
+
+
+def _agreement(preference: Preference, others: Judgements) -> float | None:
+    """Share of the other people's judgements of the comparison that say the same, a tie counted half.
+
+    None for a tie, for simulated and imported judgements, and where nobody else judged.
+    """
+    said = others.get(preference.comparison_id, {})
+    if preference.pk not in said or not preference.strength:
+        return None
+    signs = [preference.strength * strength for pk, strength in said.items() if pk != preference.pk]
+    return sum(1.0 if sign > 0 else 0.5 if sign == 0 else 0.0 for sign in signs) / len(signs)
 
 
 # --- demonstrations ---------------------------------------------------------------------------------

@@ -91,6 +91,50 @@ def test_a_pair_without_weight_does_not_exist(gpt2: Path, tmp_path: Path) -> Non
     assert all(torch.equal(weight, other[name]) for name, weight in one.items())
 
 
+def test_an_annotator_without_weight_does_not_exist(gpt2: Path, tmp_path: Path) -> None:
+    """Item 57: with reliabilities learned, too, so that his is not learned either."""
+    rows = [{**row, "annotator": index % 3} for index, row in enumerate(tiny.preferences(24))]
+    liar = [
+        {**row, "chosen": row["rejected"], "rejected": row["chosen"], "weight": 0.0, "annotator": 7}
+        for row in rows
+    ]
+    kept = {"epochs": 1, "annotators": "reliability"}
+    without = run(tmp_path / "without", gpt2, rows, **kept)
+    with_him = run(tmp_path / "with", gpt2, [*rows, *liar], **kept)
+    one, other = (load_file(made / "output" / "model.safetensors") for made in (without, with_him))
+    assert all(torch.equal(weight, other[name]) for name, weight in one.items())
+    assert drive.steady(drive.metrics(without)) == drive.steady(drive.metrics(with_him))
+
+
+def test_the_human_ceiling_stands_beside_the_accuracy(gpt2: Path, tmp_path: Path) -> None:
+    """By hand: of the held-out pairs, those at 0, 6, 12 and 18, two were judged by others as well."""
+    rows = [{**row, "agreement": None} for row in tiny.preferences(24)]
+    rows[0]["agreement"], rows[6]["agreement"], rows[1]["agreement"] = 1.0, 0.5, 0.0  # row 1 is for training
+    made = run(tmp_path / "run", gpt2, rows, epochs=1)
+    assert drive.metrics(made)[max(drive.metrics(made))]["held_out/human_agreement"] == 0.75
+    assert any("agree with one another in 75.0%" in event["message"] for event in drive.events(made, "log"))
+    unknown = [{**row, "agreement": None} for row in rows]
+    alone = run(tmp_path / "alone", gpt2, unknown, epochs=1)
+    assert not any("held_out/human_agreement" in row for row in drive.metrics(alone).values())
+
+
+def test_an_ensemble_is_the_single_model_and_others_of_other_seeds(gpt2: Path, tmp_path: Path) -> None:
+    """Item 59: the first member is what a run without others makes; each folder is plain transformers'."""
+    single = run(tmp_path / "single", gpt2, epochs=1)
+    made = run(tmp_path / "ensemble", gpt2, epochs=1, members=3)
+    folders = models.member_folders(made / "output")
+    assert [folder.name for folder in folders] == ["output", "member-2", "member-3"]
+    rows = [row for row in tiny.preferences() if row["split"] == "held_out"]
+    differences = torch.stack(
+        [plain_scores(folder, rows, "chosen") - plain_scores(folder, rows, "rejected") for folder in folders]
+    )
+    one = plain_scores(single / "output", rows, "chosen") - plain_scores(single / "output", rows, "rejected")
+    assert torch.allclose(differences[0], one, atol=1e-5)
+    assert not torch.allclose(differences[0], differences[1], atol=1e-2)
+    last = drive.metrics(made)[max(drive.metrics(made))]
+    assert last["held_out/disagreement"] > 0 and 0 <= last["held_out/ensemble_accuracy"] <= 1
+
+
 def test_without_held_out_pairs_it_says_so(gpt2: Path, tmp_path: Path) -> None:
     rows = [{**row, "split": "train"} for row in tiny.preferences(12)]
     made = run(tmp_path / "run", gpt2, rows, epochs=1)

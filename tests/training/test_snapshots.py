@@ -196,3 +196,24 @@ def test_text_of_every_script_survives(project: Project, engineer: User) -> None
     snapshot = snapshots.freeze_demonstration_rows(project, [row], actor=engineer)
     lines = snapshot.path.read_bytes().split(b"\n")
     assert json.loads(lines[0]) == row and lines[1:] == [b""]
+
+
+def test_people_s_agreement_and_annotators_without_names(project: Any, engineer: Any) -> None:
+    """By hand: zora and ben agree on the first pair, cat calls it a tie; nobody else judged the others."""
+    people = {name: factories.make_user(username=name) for name in ("zora", "ben", "cat")}
+    shared = factories.make_comparison(project=project, overlap=4)
+    robot = factories.make_user(username="robot", simulated=True)
+    for name, strength in (("zora", 2), ("ben", 1), ("cat", 0)):
+        factories.make_preference(comparison=shared, annotator=people[name], strength=strength)
+    factories.make_preference(comparison=shared, annotator=robot, strength=-3, simulated=True)
+    for number in range(12):
+        factories.make_preference(project=project, annotator=people["zora"], imported=number == 0)
+    frozen = snapshots.freeze_preferences(project, actor=engineer)
+    found = rows(frozen)
+    first = {row["annotator"]: row.get("agreement") for row in found if row["prompt_id"] == shared.prompt_id}
+    assert first == {0: 0.75, 1: 0.75, 2: None, 3: None}
+    rest = [row for row in found if row["prompt_id"] != shared.prompt_id]
+    assert [row.get("annotator") for row in rest].count(None) == 1, "an importer is no annotator"
+    assert {row.get("annotator") for row in rest} == {None, 0}
+    assert not any("agreement" in row for row in rest)
+    assert "zora" not in frozen.path.read_text()
