@@ -191,6 +191,9 @@ def errors(_done: Seeded) -> list[Page]:
         Page("404", "/no/such/page/", status=404),
         Page("404.signed_out", "/no/such/page/", None, status=404),
         Page("404.foreign", reverse("people", args=["support-desk"]), "mei", status=404),
+        *(Page(str(status), f"/on-purpose/{status}/", status=status) for status in (400, 403, 500, 503)),
+        Page("403.csrf", "/on-purpose/csrf/", status=403),
+        Page("locked_out", "/on-purpose/locked-out/", None, status=429),
     ]
 
 

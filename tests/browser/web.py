@@ -63,7 +63,7 @@ def web_process(artifact_root: Path, log: Path) -> Iterator[str]:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         environment = {
             **os.environ,
-            "DJANGO_SETTINGS_MODULE": "rlhf_app.settings",
+            "DJANGO_SETTINGS_MODULE": "tests.browser.site_settings",
             "RLHF_ENV": "development",
             "DATABASE_URL": database_url(),
             "ARTIFACT_ROOT": str(artifact_root),
