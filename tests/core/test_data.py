@@ -10,7 +10,7 @@ import pytest
 from tests.core import tiny
 from training.core import data, protocol
 from training.core.chat import Chat
-from training.core.types import Failure
+from training.core.types import UNKNOWN, Failure
 
 
 @pytest.fixture
@@ -84,6 +84,15 @@ def test_pairs_that_teach_nothing_are_counted_and_left_out(chat: Chat, tmp_path:
     assert train[2].prompt_ids == chat.prompt_ids(tiny.question("c"))
     told = " ".join(note.message for note in counts.notes(64))
     assert "1 of 7 pairs have twice the same text" in told and "over 64 tokens" in told
+
+
+def test_what_a_row_says_beside_its_texts_may_be_missing(chat: Chat, tmp_path: Path) -> None:
+    """A file from elsewhere names no annotators: all its judgements share one number."""
+    told = pair(margin=2.0, weight=0.5, annotator=0, agreement=0.75)
+    bare = {name: told[name] for name in ("prompt", "chosen", "rejected", "split")}
+    kept, _, _ = data.pairs(tiny.write_rows(tmp_path / "p.jsonl", [told, bare]), chat, 64)
+    assert kept[0][3:] == (2.0, False, 0.5, 0, 0.75)
+    assert kept[1][3:] == (0.0, False, 1.0, UNKNOWN, None)
 
 
 def test_only_ties_or_equal_texts_fail_with_the_numbers(chat: Chat, tmp_path: Path) -> None:

@@ -18,6 +18,13 @@ from training.core.processes import Processes
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "sft": {"epochs": 2, "batch_tokens": 256},
+    "reward_model": {
+        "epochs": 2,
+        "batch_pairs": 7,
+        "learning_rate": 1e-3,
+        "annotators": "reliability",
+        "members": 2,
+    },
     "ppo": {"minibatches": 2, "epochs": 2, "rollout_prompts": 7, "checkpoint_every": 1},
     "reinforce": {"rollout_prompts": 3, "completions_per_prompt": 3, "baseline": "leave_one_out"},
     "trpo": {"rollout_prompts": 5, "cg_iterations": 3},
@@ -60,8 +67,9 @@ def test_two_processes_have_the_losses_of_one(
     asked = tiny.write_rows(tmp_path / "prompts.jsonl", tiny.prompts())
     inputs = {"policy": gpt2, "reference": gpt2, "reward_model": reward_model, "prompts": asked}
     settings = {"steps": 3, "max_new_tokens": 8, **SETTINGS[kind]}
-    if kind == "sft":
-        snapshot = tiny.write_rows(tmp_path / "snapshot.jsonl", tiny.demonstrations(24))
+    if kind in ("sft", "reward_model"):
+        rows = tiny.demonstrations(24) if kind == "sft" else tiny.preferences(24)
+        snapshot = tiny.write_rows(tmp_path / "snapshot.jsonl", rows)
         inputs, settings = {"policy": gpt2, "snapshot": snapshot}, SETTINGS[kind]
     one = tiny.run_dir(tmp_path / "one", kind, settings, inputs)
     assert drive.run(one) == {"status": "done"}

@@ -17,12 +17,13 @@ from training.core.types import Job, Pair
 @torch.no_grad()
 def differences(job: Job, model: RewardModel, pairs: Sequence[Pair], tokens: int) -> Tensor:
     """score(chosen) - score(rejected) of each pair: N."""
-    found = torch.zeros(len(pairs), device=batches.device())
-    for rows in batches.by_tokens([model.pair_tokens(pair) for pair in pairs], tokens):
+    mine = job.processes.share(pairs)
+    found = torch.zeros(len(mine), device=batches.device())
+    for rows in batches.by_tokens([model.pair_tokens(pair) for pair in mine], tokens):
         job.safe_point()
-        chosen, rejected = model.pair_scores([pairs[row] for row in rows])
+        chosen, rejected = model.pair_scores([mine[row] for row in rows])
         found[rows] = chosen - rejected
-    return found
+    return torch.tensor(job.processes.gather(found.tolist()), device=batches.device())
 
 
 @torch.no_grad()

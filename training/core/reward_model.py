@@ -185,9 +185,10 @@ def gradient(job: Job, member: Member, step: int, pairs: Sequence[Pair]) -> dict
     weight = sum(pairs[row].weight for row in plan)
     values = dict.fromkeys(("train/loss", "train/accuracy", "train/margin"), 0.0)
     member.optimizer.zero_grad()
-    for rows in batches.by_tokens([member.tokens[row] for row in plan], config.microbatch_tokens):
+    mine = job.processes.share(plan)
+    for rows in batches.by_tokens([member.tokens[row] for row in mine], config.microbatch_tokens):
         job.safe_point()
-        part = [pairs[plan[row]] for row in rows]
+        part = [pairs[mine[row]] for row in rows]
         chosen, rejected = member.model.pair_scores(part)
         fit = member.judgement(chosen - rejected, part) + config.centring * losses.centring(chosen, rejected)
         loss = (fit * torch.tensor([pair.weight for pair in part], device=fit.device)).sum() / weight
@@ -195,6 +196,8 @@ def gradient(job: Job, member: Member, step: int, pairs: Sequence[Pair]) -> dict
         values["train/loss"] += float(loss.detach())
         values["train/accuracy"] += float(held_out.right(chosen - rejected).sum()) / len(plan)
         values["train/margin"] += float((chosen - rejected).detach().sum()) / len(plan)
+    job.processes.add_gradients(member.learned.parameters())
+    values = job.processes.join(values)
     if config.annotators == "reliability":  # the step's share of the prior over all judgements
         (member.judgement.prior() / member.judgement.weight).backward()
     norm = nn.utils.clip_grad_norm_(member.model.model.parameters(), config.max_grad_norm)
