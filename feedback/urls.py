@@ -7,7 +7,13 @@ from feedback.views import accounts, data, judging, people, projects
 
 urlpatterns: list[URLPattern] = [
     # accounts
-    path("account/sign-in/", accounts.sign_in, name="sign_in"),
+    path(
+        "account/sign-in/",
+        auth_views.LoginView.as_view(
+            template_name="registration/sign_in.html", redirect_authenticated_user=True
+        ),
+        name="sign_in",
+    ),
     path("account/sign-out/", auth_views.LogoutView.as_view(), name="sign_out"),
     path("account/password/", accounts.password_change, name="password_change"),
     path("account/password/done/", accounts.password_change_done, name="password_change_done"),

@@ -6,6 +6,7 @@ so that one start shows all problems at once (`Environment.refuse_if_broken`).
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import sqlite3
 import sys
@@ -18,6 +19,8 @@ from urllib.parse import urlsplit
 
 TRUE = {"1", "true", "yes", "on"}
 FALSE = {"0", "false", "no", "off"}
+LONGEST_NUMBER = 18
+"""Digits of a number that anybody means; Python itself refuses to read some thousands."""
 PUBLISHED = ("change-me", "changeme", "django-insecure", "replace-me", "example", "secret-key")
 """What samples in documentation contain, ours included: such a secret is none."""
 
@@ -79,7 +82,9 @@ class Environment:
         value = self.text(name)
         if not value:
             return default
-        if not value.removeprefix("-").isdecimal() or not low <= int(value) <= high:
+        digits = value.removeprefix("-")
+        readable = digits.isdecimal() and len(digits) <= LONGEST_NUMBER
+        if not readable or not low <= int(value) <= high:
             self.problem(name, repr(value), f"a whole number from {low} to {high}")
             return default
         return int(value)
@@ -94,6 +99,16 @@ class Environment:
     def names(self, name: str, default: list[str]) -> list[str]:
         value = self.text(name)
         return [part.strip() for part in value.split(",") if part.strip()] if value else default
+
+    def networks(self, name: str, default: str) -> str:
+        """Addresses and networks, comma separated."""
+        value = self.text(name, default)
+        for part in value.split(","):
+            try:
+                ipaddress.ip_network(part.strip())
+            except ValueError:
+                self.problem(name, repr(part), "addresses or networks like 10.0.0.0/8, comma separated")
+        return value
 
     def folder(self, name: str, default: Path) -> Path:
         """A folder that exists (or can be made) and takes a file."""

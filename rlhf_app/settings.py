@@ -150,6 +150,7 @@ LOGOUT_REDIRECT_URL = "sign_in"
 AXES_FAILURE_LIMIT = 8
 AXES_COOLOFF_TIME = 0.25  # hours
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_HANDLER = "feedback.throttle.TwoLimits"
 AXES_LOCKOUT_TEMPLATE = "registration/locked_out.html"
 AXES_HTTP_RESPONSE_CODE = 429
 AXES_RESET_ON_SUCCESS = True
@@ -165,7 +166,7 @@ X_FRAME_OPTIONS = "DENY"
 # Set BEHIND_HTTPS_PROXY only when a proxy of yours ends TLS and overwrites X-Forwarded-Proto.
 if env.flag("BEHIND_HTTPS_PROXY", False):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
-TRUSTED_PROXIES = env.text("TRUSTED_PROXIES", "127.0.0.1")
+TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES", "127.0.0.1")
 if PRODUCTION:
     SECURE_SSL_REDIRECT = True
     SECURE_REDIRECT_EXEMPT = [r"^health/$"]
@@ -234,9 +235,9 @@ CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0.1}
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 CELERY_BEAT_SCHEDULE = {
-    # A sweep that nobody took is not worth taking later.
-    "sweep-runs": {"task": "training.tasks.sweep_runs", "schedule": 10.0, "options": {"expires": 10}},
-    "sweep-imports": {"task": "feedback.tasks.sweep_imports", "schedule": 30.0, "options": {"expires": 30}},
+    # A sweep that nobody took is not worth taking later. A minute, since clocks of two hosts may differ.
+    "sweep-runs": {"task": "training.tasks.sweep_runs", "schedule": 10.0, "options": {"expires": 60}},
+    "sweep-imports": {"task": "feedback.tasks.sweep_imports", "schedule": 30.0, "options": {"expires": 60}},
 }
 CELERY_TIMEZONE = "UTC"
 

@@ -64,6 +64,8 @@ def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
         REDIS_URL="amqp://somewhere",
         ARTIFACT_ROOT=str(blocked / "artifacts"),
         LEASE_SECONDS="5",
+        RUN_LEASE_SECONDS="9" * 5000,
+        TRUSTED_PROXIES="10.0.0.0/8, *",
     )
     assert done.returncode == os.EX_CONFIG
     names = {
@@ -74,6 +76,8 @@ def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
         "REDIS_URL",
         "ARTIFACT_ROOT",
         "LEASE_SECONDS",
+        "RUN_LEASE_SECONDS",
+        "TRUSTED_PROXIES",
     }
     assert set(problems(done)) == names
     assert "hush-hush" not in done.stderr
@@ -156,7 +160,7 @@ def names_read() -> set[str]:
         and isinstance(node.func, ast.Attribute)
         and isinstance(node.func.value, ast.Name)
         and node.func.value.id == "env"
-        and node.func.attr in ("text", "flag", "integer", "choice", "names", "folder", "secret")
+        and node.func.attr in ("text", "flag", "integer", "choice", "names", "networks", "folder", "secret")
         and isinstance(node.args[0], ast.Constant)
     }
 

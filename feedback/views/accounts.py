@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from axes.helpers import get_client_ip_address
-from axes.models import AccessAttempt
-from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import login, update_session_auth_hash
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.forms import PasswordChangeForm, SetPasswordForm
-from django.contrib.auth.views import LoginView
 from django.db import transaction
-from django.db.models import Sum
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -34,25 +29,6 @@ def sign_in_as(request: HttpRequest, user: User) -> None:
     """Start a fresh session; whoever was signed in here before leaves nothing in it."""
     request.session.flush()
     login(request, user, backend=PASSWORD_BACKEND)
-
-
-def guessed_too_often(request: HttpRequest) -> bool:
-    """Whether one address has failed under many names; django-axes counts each name for itself."""
-    since = timezone.now() - timedelta(hours=settings.AXES_COOLOFF_TIME)
-    tries = AccessAttempt.objects.filter(
-        ip_address=get_client_ip_address(request), attempt_time__gt=since
-    ).aggregate(failures=Sum("failures_since_start"))
-    return (tries["failures"] or 0) >= settings.SIGN_IN_FAILURES_OF_ONE_ADDRESS
-
-
-@login_not_required
-@require_http_methods(["GET", "POST"])
-def sign_in(request: HttpRequest) -> HttpResponseBase:
-    """Django's own page, behind a limit for each address."""
-    if request.method == "POST" and guessed_too_often(request):
-        return render(request, "registration/locked_out.html", status=429)
-    page = LoginView.as_view(template_name="registration/sign_in.html", redirect_authenticated_user=True)
-    return page(request)
 
 
 def link_unusable(request: HttpRequest) -> HttpResponse:

@@ -8,6 +8,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from axes.models import AccessAttempt
 from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import reverse
@@ -15,7 +16,7 @@ from django.utils import timezone
 
 from feedback.models import AuditEntry, Invitation, Membership, Project, Role, SignInLink, User, sha256_text
 from feedback.views import accounts
-from tests.factories import PASSWORD, make_member, make_user
+from tests.factories import PASSWORD, make_member, make_superuser, make_user
 
 pytestmark = pytest.mark.django_db
 SignIn = Callable[[User], Client]
@@ -78,14 +79,39 @@ def test_the_ninth_guess_is_refused_even_with_the_right_password() -> None:
     assert user.is_active
 
 
-def test_one_address_guessing_under_many_names_is_refused(settings: Any) -> None:
+@pytest.mark.parametrize("door", ["sign_in", "admin:login"])
+def test_one_address_guessing_under_many_names_is_refused(settings: Any, door: str) -> None:
     settings.SIGN_IN_FAILURES_OF_ONE_ADDRESS = 5
+    make_superuser(username="ada", password=PASSWORD)
+
+    def knock(username: str, password: str, address: str = "203.0.113.5") -> Any:
+        browser = Client(REMOTE_ADDR=address, HTTP_USER_AGENT=f"browser of {username}")
+        return browser.post(reverse(door), {"username": username, "password": password})
+
+    assert [knock(f"name-{number}", "wrong").status_code for number in range(4)] == [200] * 4
+    assert knock("ada", PASSWORD).status_code == 302, "four are not too many"
+    assert knock("name-4", "wrong").status_code == 429
+    refused = knock("ada", PASSWORD)
+    assert refused.status_code == 429 and b"Too many attempts" in refused.content
+    assert knock("ada", PASSWORD, "198.51.100.7").status_code == 302
+
+
+def test_a_script_with_an_old_password_locks_out_nobody_else(settings: Any) -> None:
+    settings.SIGN_IN_FAILURES_OF_ONE_ADDRESS = 20
     make_user(username="ada", password=PASSWORD)
-    for number in range(5):
-        assert guess(Client(), f"name-{number}", "wrong").status_code == 200
+    for _number in range(25):
+        guess(Client(), "script", "expired")
+    assert guess(Client(), "ada", PASSWORD).status_code == 302
+
+
+def test_old_guesses_of_an_address_are_forgotten(settings: Any) -> None:
+    settings.SIGN_IN_FAILURES_OF_ONE_ADDRESS = 3
+    make_user(username="ada", password=PASSWORD)
+    for number in range(3):
+        guess(Client(), f"name-{number}", "wrong")
     assert guess(Client(), "ada", PASSWORD).status_code == 429
-    elsewhere = Client(REMOTE_ADDR="198.51.100.7")
-    assert guess(elsewhere, "ada", PASSWORD).status_code == 302
+    AccessAttempt.objects.update(attempt_time=timezone.now() - timedelta(minutes=16))
+    assert guess(Client(), "ada", PASSWORD).status_code == 302
 
 
 @pytest.mark.parametrize(
