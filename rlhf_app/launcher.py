@@ -1,6 +1,7 @@
 """What `./run demo`, `serve`, `worker`, `manage`, `check` and `secrets` do once `.venv` is there.
 
-`web` and `celery` are for containers: one process each, started only in an environment that works.
+`web`, `celery` and `migrate` are for containers: one process each, started only in an environment that
+works. They write nothing into var/, which is read-only there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rlhf_app import broker, local, processes
 from rlhf_app.environment import broker_problem, database_problem, read_env_file
@@ -39,7 +40,6 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "rlhf_app.settings")
     os.umask(0o077)
-    local.make_folders()
     # SIGINT too: a shell that starts us in the background has it ignored.
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.default_int_handler)
@@ -83,6 +83,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     command.add_argument("--host", default="127.0.0.1")
     command.add_argument("--port", type=int, default=8000)
     add("celery", celery).add_argument("arguments", nargs=argparse.REMAINDER)
+    add("migrate", migrate)
     add("check", check)
     add("secrets", secrets)
     add("manage", manage).add_argument("arguments", nargs=argparse.REMAINDER)
@@ -94,6 +95,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def serve(options: argparse.Namespace) -> int:
     """Web, workers, beat and broker until Ctrl-C; `demo` makes the demo project, too."""
+    local.make_folders()
     hold = local.take_hold()
     if hold is None:
         other = local.who_runs()
@@ -183,13 +185,7 @@ def call(name: str, **options: Any) -> None:
 
 def prepare_database(*, embedded: bool) -> None:
     """Refuse an environment that cannot work; bring tables, and in production static files, up to date."""
-    import django
-
-    django.setup()
-    problems = environment_problems(broker_is_ours=embedded)
-    if problems:
-        print("The environment cannot be used:", *problems, sep="\n  ", file=sys.stderr, flush=True)
-        sys.exit(os.EX_CONFIG)
+    refuse_if_unfit(broker_is_ours=embedded)
     from django.conf import settings
     from django.db import DEFAULT_DB_ALIAS, connections
     from django.db.migrations.executor import MigrationExecutor
@@ -203,14 +199,22 @@ def prepare_database(*, embedded: bool) -> None:
         call("collectstatic", interactive=False, verbosity=0)
 
 
-def environment_problems(*, broker_is_ours: bool) -> list[str]:
-    """Importing the settings has refused what can be read; this tries what has to be tried."""
+def refuse_if_unfit(*, broker_is_ours: bool) -> None:
+    """Exit with status 78 (EX_CONFIG) and a line for each problem.
+
+    Importing the settings has refused what can be read; this tries what has to be tried.
+    """
+    import django
+
+    django.setup()
     from django.conf import settings
 
     found = [database_problem(settings.DATABASES["default"])]
     if not broker_is_ours:
         found.append(broker_problem(settings.REDIS_URL))
-    return [problem for problem in found if problem]
+    if problems := list(filter(None, found)):
+        print("The environment cannot be used:", *problems, sep="\n  ", file=sys.stderr, flush=True)
+        sys.exit(os.EX_CONFIG)
 
 
 def wait_for(
@@ -272,13 +276,8 @@ def tell(url: str, link: str, *, headless: bool) -> None:
 
 def worker(options: argparse.Namespace) -> int:
     """Workers for a web process that runs elsewhere, until Ctrl-C."""
-    import django
-
-    django.setup()
-    problems = environment_problems(broker_is_ours=False)
-    if problems:
-        print("The environment cannot be used:", *problems, sep="\n  ", file=sys.stderr, flush=True)
-        return os.EX_CONFIG
+    local.make_folders()
+    refuse_if_unfit(broker_is_ours=False)
     hold = local.take_hold()
     if hold is None:
         raise CannotStart("rlhf_app runs in this folder already; its workers are part of it.")
@@ -296,41 +295,34 @@ def worker(options: argparse.Namespace) -> int:
     return 0
 
 
-def only_if_fit(command: list[str]) -> int:
-    """Become `command`, once database and broker have answered; else say what is wrong, a line each."""
-    import django
-
-    django.setup()
-    problems = environment_problems(broker_is_ours=False)
-    if problems:
-        print("The environment cannot be used:", *problems, sep="\n  ", file=sys.stderr, flush=True)
-        return os.EX_CONFIG
-    os.execv(command[0], command)
+def become(*arguments: str) -> NoReturn:
+    """The same process goes on as this one, so that signals and exit codes need no passing on."""
+    os.execv(sys.executable, [sys.executable, *arguments])
 
 
 def web(options: argparse.Namespace) -> int:
     """The web process alone, in the foreground: what a container runs."""
-    import django
-
-    django.setup()
-    return only_if_fit(web_program(options.host, options.port).command)
+    refuse_if_unfit(broker_is_ours=False)
+    _python, *arguments = web_program(options.host, options.port).command
+    become(*arguments)
 
 
 def celery(options: argparse.Namespace) -> int:
     """One Celery process alone, in the foreground: what a container runs."""
-    return only_if_fit([sys.executable, "-m", "celery", "-A", "rlhf_app", *options.arguments])
+    refuse_if_unfit(broker_is_ours=False)
+    become("-m", "celery", "-A", "rlhf_app", *options.arguments)
+
+
+def migrate(options: argparse.Namespace) -> int:
+    """Bring the tables up to date: what a container does before the others start."""
+    refuse_if_unfit(broker_is_ours=False)
+    become(str(local.BASE_DIR / "manage.py"), "migrate", "--noinput")
 
 
 def check(options: argparse.Namespace) -> int:
     """Say whether the environment is fit to start; in development var/ gets what a start would put there."""
     _url, embedded = choose_broker()[:2]
-    import django
-
-    django.setup()
-    problems = environment_problems(broker_is_ours=embedded)
-    if problems:
-        print("The environment cannot be used:", *problems, sep="\n  ", file=sys.stderr, flush=True)
-        return os.EX_CONFIG
+    refuse_if_unfit(broker_is_ours=embedded)
     from django.conf import settings
 
     call("check", deploy=settings.PRODUCTION, fail_level="WARNING")
@@ -345,7 +337,7 @@ def secrets(options: argparse.Namespace) -> int:
 
 def manage(options: argparse.Namespace) -> int:
     make_secrets()
-    os.execv(sys.executable, [sys.executable, str(local.BASE_DIR / "manage.py"), *options.arguments])
+    become(str(local.BASE_DIR / "manage.py"), *options.arguments)
 
 
 if __name__ == "__main__":

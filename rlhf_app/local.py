@@ -36,6 +36,7 @@ def write_private(path: Path, text: str) -> None:
 
 def make_secrets(*, redis_url: str = "") -> Mapping[str, str]:
     """Fill in what var/secrets.env lacks, and the broker's address if one is given; returns its content."""
+    make_folders()
     values = read_env_file(SECRETS)
     wanted = dict(values)
     wanted.setdefault("SECRET_KEY", secrets.token_urlsafe(64))
