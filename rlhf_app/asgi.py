@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -17,6 +19,8 @@ Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 SLACK = 1024 * 1024
 """What a form adds to the file in it."""
+LINGER_SECONDS = 20.0
+"""Who still sends reads no answer, only that the connection broke: so the rest is thrown away first."""
 
 
 class TooLarge(Exception):
@@ -41,13 +45,13 @@ class BodyLimit:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.application(scope, receive, send)
-        limit, seen = self.limit(scope), 0
+        limit, seen, more = self.limit(scope), 0, True
         declared = dict(scope["headers"]).get(b"content-length", b"0")
 
         async def counted() -> Message:
-            nonlocal seen
+            nonlocal seen, more
             message = await receive()
-            seen += len(message.get("body", b""))
+            seen, more = seen + len(message.get("body", b"")), message.get("more_body", False)
             if seen > limit:
                 raise TooLarge
             return message
@@ -57,9 +61,25 @@ class BodyLimit:
                 raise TooLarge
             await self.application(scope, counted, send)
         except TooLarge:
-            headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-            await send({"type": "http.response.start", "status": 413, "headers": headers})
-            await send({"type": "http.response.body", "body": b"More was sent than may be sent here.\n"})
+            if more:
+                await throw_away(receive)
+            await refuse(send, limit)
+
+
+async def throw_away(receive: Receive) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while (await receive()).get("more_body"):
+                pass
+
+
+async def refuse(send: Send, limit: int) -> None:
+    from django.utils.translation import gettext as _
+
+    text = _("This is too large: at most %d MiB may be sent here.") % (limit // 1024**2)
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.body", "body": f"{text}\n".encode()})
 
 
 application = BodyLimit(get_asgi_application())

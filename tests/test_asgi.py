@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import uvicorn
+from django.urls import reverse
 
+from rlhf_app import asgi
 from rlhf_app.asgi import BodyLimit
 
 MIB = 1024 * 1024
 
 
-def ask(path: str, chunks: list[int], *, declared: int | None = None, cookie: bytes = b"") -> tuple[int, int]:
+def ask(
+    path: str,
+    chunks: list[int],
+    *,
+    declared: int | None = None,
+    cookie: bytes = b"",
+    stalls: bool = False,
+) -> tuple[int, int]:
     """(status, bytes that the application behind the limit has read)."""
     read = 0
     sent: list[Any] = []
@@ -29,7 +43,9 @@ def ask(path: str, chunks: list[int], *, declared: int | None = None, cookie: by
     waiting = list(chunks)
 
     async def receive() -> Any:
-        return {"type": "http.request", "body": b"x" * waiting.pop(0), "more_body": bool(waiting)}
+        if not waiting:
+            await asyncio.sleep(60)  # it promised more than it sends
+        return {"type": "http.request", "body": b"x" * waiting.pop(0), "more_body": bool(waiting) or stalls}
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -63,7 +79,46 @@ def test_an_undeclared_stream_is_cut_at_the_limit() -> None:
 
 def test_only_an_import_by_somebody_with_a_session_may_be_large(settings: Any) -> None:
     cookie = settings.SESSION_COOKIE_NAME.encode() + b"=abc"
-    assert ask("/p/x/data/import/", [MIB] * 4, cookie=cookie) == (200, 4 * MIB)
-    assert ask("/p/x/data/import/", [MIB] * 5, cookie=cookie)[0] == 413
-    assert ask("/p/x/data/import/", [MIB] * 2)[0] == 413
+    upload = reverse("import_upload", args=["x"])
+    assert ask(upload, [MIB] * 4, cookie=cookie) == (200, 4 * MIB)
+    assert ask(upload, [MIB] * 5, cookie=cookie)[0] == 413
+    assert ask(upload, [MIB] * 2)[0] == 413
     assert ask("/p/x/judge/", [MIB] * 2, cookie=cookie)[0] == 413
+
+
+def test_who_sent_too_much_and_no_more_is_answered_at_once() -> None:
+    begin = time.monotonic()
+    assert ask("/account/sign-in/", [MIB, MIB]) == (413, MIB)
+    assert time.monotonic() - begin < 5
+
+
+def test_who_is_refused_and_stalls_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asgi, "LINGER_SECONDS", 0.05)
+    begin = time.monotonic()
+    assert ask("/account/sign-in/", [MIB, MIB], stalls=True) == (413, MIB)
+    assert time.monotonic() - begin < 5
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """The product itself under its real server."""
+    server = uvicorn.Server(uvicorn.Config(asgi.application, port=0, log_config=None, lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_who_sends_too_much_reads_why(port: int, declared: bool) -> None:
+    """Not a broken connection: 40 MiB are more than the buffers between the two of us hold."""
+    chunks = [b"x" * MIB] * 40
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    body = b"".join(chunks) if declared else iter(chunks)  # http.client sends an iterator without a length
+    client.request("POST", reverse("sign_in"), body)
+    answer = client.getresponse()
+    assert answer.status == 413
+    assert answer.read() == b"This is too large: at most 1 MiB may be sent here.\n"
