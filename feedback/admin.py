@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import UserAdmin
 from django.db import transaction
 from django.db.models import Model
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseBase
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -53,7 +55,9 @@ class Audited:
         with transaction.atomic():
             super().save_model(request, obj, form, change)  # type: ignore[misc]
             if change and form.changed_data:
-                kept = {name: getattr(obj, name) for name in form.changed_data if name in AUDITED_VALUES}
+                kept = {
+                    name: plain(getattr(obj, name)) for name in form.changed_data if name in AUDITED_VALUES
+                }
                 AuditEntry.record(
                     request.user, "admin.change", obj, changed=sorted(form.changed_data), **kept
                 )
@@ -61,7 +65,12 @@ class Audited:
                 AuditEntry.record(request.user, "admin.add", obj)
 
 
-AUDITED_VALUES = ("is_active", "is_staff", "is_superuser", "simulated")
+AUDITED_VALUES = ("is_active", "is_staff", "is_superuser", "simulated", "archived_at")
+
+
+def plain(value: Any) -> Any:
+    """As JSON holds it."""
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 @admin.register(User)
@@ -74,6 +83,16 @@ class PersonAdmin(Audited, UserAdmin):  # type: ignore[type-arg]
         (_("Important dates"), {"fields": ("last_login", "date_joined")}),
     )
     readonly_fields = ("last_login", "date_joined")
+
+    def user_change_password(self, request: Any, id: str, form_url: str = "") -> HttpResponseBase:
+        """Django's page for it saves by its form, so `save_model` never hears of a new password."""
+        with transaction.atomic():
+            before = self.get_object(request, unquote(id))
+            response = super().user_change_password(request, id, form_url)
+            after = self.get_object(request, unquote(id))
+            if before and after and before.password != after.password:
+                AuditEntry.record(request.user, "admin.change", after, changed=["password"])
+        return response
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Who leaves is made inactive: deleting would take memberships along, the last admin's too."""
