@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from django.conf import settings
@@ -45,13 +47,20 @@ def walk(
     patterns: list[URLPattern | URLResolver], prefix: str = "", namespace: str = ""
 ) -> Iterator[tuple[str, str]]:
     """(name, route) of every view; routes still hold their <converter:name> parts."""
+    for name, _pattern, route in views_of(patterns, prefix, namespace):
+        yield name, route
+
+
+def views_of(
+    patterns: list[URLPattern | URLResolver], prefix: str = "", namespace: str = ""
+) -> Iterator[tuple[str, URLPattern, str]]:
     for pattern in patterns:
         route = prefix + str(pattern.pattern)
         if isinstance(pattern, URLResolver):
             inner = f"{namespace}{pattern.namespace}:" if pattern.namespace else namespace
-            yield from walk(pattern.url_patterns, route, inner)
+            yield from views_of(pattern.url_patterns, route, inner)
         else:
-            yield f"{namespace}{pattern.name}", route
+            yield f"{namespace}{pattern.name}", pattern, route
 
 
 def fill(route: str, slug: str) -> str:
@@ -117,6 +126,33 @@ def test_a_stranger_finds_nothing_in_a_project(
             if not answers <= {404, 405} or 404 not in answers:
                 wrong.append(f"{name} {slug}: {answers}")
     assert wrong == []
+
+
+def names_read_by(view: Any) -> set[str]:
+    """What a view could look for in an address: every short word in quotes in its module."""
+    source = inspect.getsource(inspect.getmodule(inspect.unwrap(view)))  # type: ignore[arg-type]
+    return set(re.findall(r"\"([a-z_]{1,12})\"", source)) & NUMBERS
+
+
+NUMBERS = {"a", "b", "n", "page", "since", "version", "candidate", "baseline", "assignment", "step"}
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "9" * 30, "\u00b2"], ids=["endless", "long", "superscript"])
+def test_no_number_in_an_address_breaks_a_page(
+    furnished: Project, admin: User, sign_in: Callable[[User], Client], number: str
+) -> None:
+    """Python reads no 5,000 digits, a database no more than 19; a superscript two is a digit, no number."""
+    client = sign_in(admin)
+    client.raise_request_exception = False
+    asked, broken = 0, []
+    for name, pattern, route in views_of(get_resolver().url_patterns):
+        for parameter in names_read_by(pattern.callback) if route.startswith("p/<slug:slug>/") else ():
+            asked += 1
+            send = client.post if parameter == "assignment" else client.get
+            if send(fill(route, furnished.slug), {parameter: number}).status_code == 500:
+                broken.append(f"{name} {parameter}")
+    assert asked > 50
+    assert broken == []
 
 
 def rows_elsewhere() -> dict[str, Model]:

@@ -13,7 +13,7 @@ from feedback.access import at_least, get_project
 from feedback.forms_accounts import GuidelineForm, NewProjectForm, ProjectForm
 from feedback.markdown import rendered
 from feedback.models import AuditEntry, Guideline, Membership, Project, Role, User
-from rlhf_app.http import Request
+from rlhf_app.http import Request, whole_number
 
 
 @require_http_methods(["GET", "POST"])
@@ -63,9 +63,7 @@ def guidelines(request: Request, slug: str) -> HttpResponse:
         return redirect("guidelines", slug)
     shown = current
     if wanted := request.GET.get("version", ""):
-        if not (wanted.isdecimal() and len(wanted) < 10):
-            raise Http404
-        shown = get_object_or_404(project.guidelines, version=int(wanted))
+        shown = get_object_or_404(project.guidelines, version=whole_number(wanted))
     context = {
         "project": project,
         "place": "guidelines",
