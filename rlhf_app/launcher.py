@@ -16,13 +16,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from rlhf_app import broker, local, processes
 from rlhf_app.environment import broker_problem, database_problem, read_env_file
-
-if TYPE_CHECKING:
-    from feedback.models import User
 
 BROKER_SECONDS = 10
 WEB_SECONDS = 60
@@ -246,19 +243,13 @@ def web_answers(url: str) -> bool:
         return False
 
 
-def first_admin() -> User:
-    """The first superuser; a fresh installation gets one that comes in by a link and then sets a password."""
-    from feedback.models import User
-
-    admin = User.objects.filter(is_superuser=True, is_active=True).order_by("pk").first()
-    return admin or User.objects.create_user("admin", is_staff=True, is_superuser=True)
-
-
 def sign_in_link(url: str) -> str:
     from django.core.management import call_command
 
+    from feedback.models import User
+
     output = io.StringIO()
-    call_command("create_sign_in_link", first_admin().username, base_url=url, stdout=output)
+    call_command("create_sign_in_link", User.first_admin().username, base_url=url, stdout=output)
     return output.getvalue().strip()
 
 

@@ -182,7 +182,7 @@ def prepare(
             raise protocol.ProtocolError("spec.json differs from the run's row")
     else:
         protocol.write_spec(run_dir, kind=kind, config=config, seed=seed, inputs=described)
-    _trim_events(run_dir)
+    protocol.cut_half_line(run_dir)
     (run_dir / "outcome.json").unlink(missing_ok=True)
 
 
@@ -191,24 +191,6 @@ def _link(source: Path, target: Path) -> None:
     if target.is_symlink() or target.exists():
         return
     target.symlink_to(os.path.relpath(source, target.parent), target_is_directory=source.is_dir())
-
-
-def _trim_events(run_dir: Path) -> None:
-    """Cut off the half line of a trainer that was killed while writing, before the next one appends to it."""
-    path = run_dir / "events.jsonl"
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        end = file.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - protocol.CHUNK)
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        file.truncate(end)
 
 
 def newest_checkpoint(run_dir: Path) -> int:

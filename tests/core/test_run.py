@@ -175,6 +175,18 @@ def test_a_half_written_checkpoint_or_output_is_removed(inputs: Any, tmp_path: P
     assert not list(made.glob("**/*.part"))
 
 
+@pytest.mark.parametrize("text", [b"", b"{", b"\n", b"{}\n", b"{}\n{}\n{", b"x" * 30, b"{}\n" + b"x" * 30])
+def test_whole_lines_are_kept_however_long_the_half_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes
+) -> None:
+    monkeypatch.setattr(protocol, "CHUNK", 4)
+    protocol.cut_half_line(tmp_path)  # no file yet: nothing to cut
+    (tmp_path / "events.jsonl").write_bytes(text)
+    protocol.cut_half_line(tmp_path)
+    whole = [line for line in text.splitlines(keepends=True) if line.endswith(b"\n")]
+    assert (tmp_path / "events.jsonl").read_bytes() == b"".join(whole)
+
+
 def test_half_a_line_of_a_killed_trainer_is_cut_off(inputs: Any, tmp_path: Path) -> None:
     made = tiny.run_dir(tmp_path / "run", "sample", SETTINGS["sample"], inputs["sample"])
     (made / "events.jsonl").write_text('{"type": "log", "message": "whole"}\n{"type": "metr')

@@ -137,6 +137,18 @@ def test_next_inside_the_host_is_followed() -> None:
     assert answer.headers["Location"] == target
 
 
+def test_the_first_admin_is_made_once_and_comes_in_by_a_link_only() -> None:
+    made = User.first_admin()
+    assert made.is_superuser and made.is_staff and not made.has_usable_password()
+    assert User.first_admin() == made and User.objects.count() == 1
+
+
+def test_who_left_is_not_the_first_admin() -> None:
+    make_superuser(is_active=False)
+    second, _third = make_superuser(), make_superuser()
+    assert User.first_admin() == second
+
+
 # --- passwords --------------------------------------------------------------------------------------
 
 

@@ -159,17 +159,19 @@ def whole_lines(path: Path) -> int:
     return 0
 
 
-class Events:
-    """Appends to events.jsonl, a line at a time, flushed so that a tail sees it at once.
+def cut_half_line(run_dir: Path) -> None:
+    """Take away what a trainer that was killed while writing left, before the next one appends to it."""
+    path = run_dir / "events.jsonl"
+    if path.exists():
+        os.truncate(path, whole_lines(path))
 
-    A half line that a killed trainer left is cut off first.
-    """
+
+class Events:
+    """Appends to events.jsonl, a line at a time, flushed so that a tail sees it at once."""
 
     def __init__(self, run_dir: Path) -> None:
-        path = run_dir / "events.jsonl"
-        if path.exists():
-            os.truncate(path, whole_lines(path))
-        self.file = path.open("a", encoding="utf-8")
+        cut_half_line(run_dir)
+        self.file = (run_dir / "events.jsonl").open("a", encoding="utf-8")
 
     def write(self, type: str, **facts: object) -> None:
         line = json.dumps({"type": type, "time": time.time(), **facts}, ensure_ascii=False, allow_nan=False)

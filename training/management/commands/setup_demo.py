@@ -41,7 +41,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         self.inline, self.timeout = options["inline"], options["timeout"]
         begin = time.monotonic()
-        admin = first_admin()
+        admin = User.first_admin()
         project = demo_project(admin)
         if registry.promoted(project) is None:
             self.step("Starter model")
@@ -143,12 +143,6 @@ def bar(run: Run) -> str:
 
 
 # --- accounts and project -------------------------------------------------------------------------------
-
-
-def first_admin() -> User:
-    """The first superuser; made without a password when there is none, for a sign-in link to open."""
-    admin = User.objects.filter(is_superuser=True, is_active=True).order_by("pk").first()
-    return admin or User.objects.create_superuser("admin")
 
 
 def demo_project(admin: User) -> Project:
