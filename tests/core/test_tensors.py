@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from training.core import tensors
 
@@ -45,6 +47,58 @@ def test_bfloat16_logits_are_raised_to_float32() -> None:
     found = tensors.token_logprobs(logits, tokens)
     assert found.dtype == torch.float32
     assert torch.allclose(found, expected, atol=1e-6)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the most values that any tensor held which an operation made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        made = operation(*arguments, **(named or {}))
+        for tensor in made if isinstance(made, (tuple, list)) else [made]:
+            if isinstance(tensor, torch.Tensor):
+                self.values = max(self.values, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return made
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_a_large_vocabulary_never_has_all_its_logits_at_once(
+    learning: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 tokens x 150,000 words in pieces: same values, same gradients, and nothing larger than allowed."""
+    rows, width, vocabulary, limit = 64, 4, 150_000, 900_000
+    generator = torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(width, vocabulary, bias=False)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(vocabulary, width, generator=generator))
+    states = torch.randn(rows, width, generator=generator)
+    tokens = torch.randint(vocabulary, (rows,), generator=generator)
+
+    def measured(at_once: int) -> tuple[int, list[torch.Tensor]]:
+        monkeypatch.setattr(tensors, "LOGITS_AT_ONCE", at_once)
+        leaf = states.clone().requires_grad_()
+        head.zero_grad()
+        with Largest() as largest, torch.set_grad_enabled(learning):
+            found = tensors.logprobs_and_entropy(
+                head, leaf, tokens, temperature=0.7, want_entropy=True, vocabulary=vocabulary
+            )
+            if learning:
+                (found[0].sum() + found[1].square().sum()).backward()
+        gradients = [leaf.grad, head.weight.grad] if learning else []
+        return largest.values, [*found, *gradients]  # type: ignore[list-item]
+
+    all_at_once, whole = measured(1 << 40)
+    in_pieces, same = measured(limit)
+    assert all_at_once == rows * vocabulary
+    assert in_pieces <= limit
+    for one, other in zip(whole, same, strict=True):
+        assert torch.allclose(one, other, atol=1e-6 * max(1.0, float(one.abs().max())))
+    exact = torch.log_softmax((states @ head.weight.detach().T).double() / 0.7, -1)
+    assert torch.allclose(same[0].double(), exact.gather(1, tokens[:, None])[:, 0], atol=1e-5)
+    assert torch.allclose(same[1].double(), -(exact.exp() * exact).sum(1), atol=1e-5)
 
 
 def test_entropy_of_the_uniform_and_of_a_hand_made_distribution() -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,25 +22,56 @@ from training.core import shared_prompt
 from training.core.batches import at, rows
 from training.core.chat import Chat
 from training.core.folders import load, load_tokenizer, save
-from training.core.tensors import token_logprobs
+from training.core.tensors import logprobs_and_entropy
 from training.core.types import Pair, Rows
 
 
-class Policy:
-    """A causal language model with its text format."""
+class TokenFacts(NamedTuple):
+    """What a policy says of the N completion tokens of a batch, row after row."""
 
-    def __init__(self, folder: Path) -> None:
+    hidden: Tensor  # N x d, the last hidden states before them
+    logprobs: Tensor  # N, float32
+    entropy: Tensor  # N, of the distribution each was drawn from; 0 unless asked for
+
+
+class Policy:
+    """A causal language model with its text format.
+
+    In bfloat16, a model that is only read has its weights in bfloat16. One that learns keeps float32 weights
+    and computes in bfloat16 by autocast: a step of 1e-6 is less than bfloat16 can add to a weight, and would
+    be lost. Log-probabilities are float32 arithmetic either way.
+    """
+
+    mixed = False  # float32 weights, bfloat16 arithmetic
+    compiled: Any = None
+    decodes_in_place: bool | None = None  # `sampling` finds out
+
+    def __init__(
+        self, folder: Path, *, dtype: str = "float32", learns: bool = True, compiled: bool = False
+    ) -> None:
+        """`compiled`: training passes go through torch.compile, which a second derivative cannot."""
         self.chat = Chat(load_tokenizer(folder))
-        self.model = load(AutoModelForCausalLM, folder)
+        self.mixed = dtype == "bfloat16" and learns
+        weights = torch.bfloat16 if dtype == "bfloat16" and not learns else torch.float32
+        self.model = load(AutoModelForCausalLM, folder, dtype=weights)
         self.device = self.model.device
         ends = self.model.generation_config.eos_token_id if self.model.generation_config else None
         self.chat.stop_ids |= set(ends if isinstance(ends, list) else [] if ends is None else [ends])
         self.takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
         self.plain_head = self._head_is_plain()
+        if compiled:
+            self.compiled = torch.compile(self._whole(), dynamic=True)
 
     @property
     def context(self) -> int:
         return context_length(self.model)
+
+    def _whole(self) -> Any:
+        """What a training pass goes through before the head, where the head can be taken apart."""
+        return self.model.base_model if self.plain_head else self.model
+
+    def precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.mixed else nullcontext()
 
     @torch.no_grad()
     def _head_is_plain(self) -> bool:
@@ -48,9 +80,12 @@ class Policy:
         head = self.model.get_output_embeddings()
         if head is None:
             return False
-        hidden = self.model.base_model(input_ids=ids, use_cache=False)[0]
-        whole = self.model(input_ids=ids, use_cache=False).logits
-        return hidden.shape[-1] == head.weight.shape[-1] and torch.allclose(head(hidden), whole, atol=1e-5)
+        with self.precision():
+            hidden = self.model.base_model(input_ids=ids, use_cache=False)[0]
+            whole = self.model(input_ids=ids, use_cache=False).logits
+            if hidden.shape[-1] != head.weight.shape[-1]:
+                return False
+            return torch.allclose(head(hidden), whole, atol=1e-5)
 
     def next_logits(self, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
         """Logits of the token after the last column, B x V; `cache` grows by the columns of `input_ids`."""
@@ -62,28 +97,50 @@ class Policy:
             "use_cache": True,
             **extra,
         }
-        if self.plain_head:
-            return self.model.get_output_embeddings()(self.model.base_model(**inputs)[0][:, -1])
-        return self.model(**inputs).logits[:, -1]
+        with self.precision():
+            if self.plain_head:
+                return self.model.get_output_embeddings()(self.model.base_model(**inputs)[0][:, -1])
+            return self.model(**inputs).logits[:, -1]
 
-    def outputs(self, batch: Rows) -> tuple[Tensor, Tensor]:
-        """Last hidden states and logits before every completion token, row after row: N x d and N x V.
+    def _before_logits(self, batch: Rows) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """Hidden states before every completion token, and what gives their logits of what: N x d, N x any.
 
         The head, which is most of the work where the vocabulary is large, sees these places only.
         """
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
+        whole = self._whole() if self.compiled is None else self.compiled
         if self.plain_head:
-            hidden = at(self.model.base_model(**inputs)[0], batch.states)[batch.completion_mask]
-            return hidden, self.model.get_output_embeddings()(hidden)
-        found = self.model(**inputs, output_hidden_states=True)
-        return (
-            at(found.hidden_states[-1], batch.states)[batch.completion_mask],
-            at(found.logits, batch.states)[batch.completion_mask],
+            hidden = at(whole(**inputs)[0], batch.states)[batch.completion_mask]
+            return hidden, hidden, self.model.get_output_embeddings()
+        found = whole(**inputs, output_hidden_states=True)
+        hidden, logits = (
+            at(part, batch.states)[batch.completion_mask] for part in (found.hidden_states[-1], found.logits)
         )
+        return hidden, logits, lambda same: same
+
+    def outputs(self, batch: Rows) -> tuple[Tensor, Tensor]:
+        """Last hidden states and logits before every completion token, row after row: N x d and N x V."""
+        with self.precision():
+            hidden, states, head = self._before_logits(batch)
+            return hidden, head(states)
+
+    def facts(self, batch: Rows, *, temperature: float = 1.0, entropy: bool = False) -> TokenFacts:
+        """What there is to know of the batch's completion tokens, without holding large logits whole."""
+        with self.precision():
+            hidden, states, head = self._before_logits(batch)
+            logprobs, entropies = logprobs_and_entropy(
+                head,
+                states,
+                batch.tokens[batch.completion_mask],
+                temperature=temperature,
+                want_entropy=entropy,
+                vocabulary=self.model.config.get_text_config().vocab_size,
+            )
+        return TokenFacts(hidden, logprobs, entropies)
 
     def logprobs(self, batch: Rows, *, temperature: float = 1.0) -> Tensor:
         """Log-probabilities of all completion tokens of the batch, row after row: N."""
-        return token_logprobs(self.outputs(batch)[1] / temperature, batch.tokens[batch.completion_mask])
+        return self.facts(batch, temperature=temperature).logprobs
 
     def train_last_layers(self, count: int) -> None:
         """Freeze all that stands before the last `count` layers, and what is tied to it."""

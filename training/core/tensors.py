@@ -6,6 +6,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+LOGITS_AT_ONCE = 1 << 26
+"""Logits that may exist at a time, all rows together: 256 MiB in float32."""
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -40,6 +44,39 @@ def entropy(logits: Tensor) -> Tensor:
     logits = logits.float()
     normaliser = logits.logsumexp(-1)
     return normaliser - (torch.exp(logits - normaliser.unsqueeze(-1)) * logits).sum(-1)
+
+
+def logprobs_and_entropy(
+    head: Callable[[Tensor], Tensor],
+    states: Tensor,
+    tokens: Tensor,
+    *,
+    temperature: float,
+    want_entropy: bool,
+    vocabulary: int,
+) -> tuple[Tensor, Tensor]:
+    """Of softmax(head(states) / temperature): log-probabilities of `tokens` and entropies, N x d, N -> N, N.
+
+    Where the logits would be many, they are made for some rows at a time, and once more for the gradient:
+    no more than `LOGITS_AT_ONCE` ever exist. Entropies are 0 unless they are wanted.
+    """
+
+    def of_some(states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        logits = head(states) if temperature == 1.0 else head(states) / temperature
+        logprobs = token_logprobs(logits, tokens)
+        return logprobs, entropy(logits) if want_entropy else torch.zeros_like(logprobs)
+
+    rows = max(1, LOGITS_AT_ONCE // vocabulary)
+    if len(states) <= rows:
+        return of_some(states, tokens)
+    parts = [
+        checkpoint(of_some, some, theirs, use_reentrant=False, preserve_rng_state=False)
+        if torch.is_grad_enabled()
+        else of_some(some, theirs)
+        for some, theirs in zip(states.split(rows), tokens.split(rows), strict=True)
+    ]
+    logprobs, entropies = (torch.cat(found) for found in zip(*parts, strict=True))
+    return logprobs, entropies
 
 
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
