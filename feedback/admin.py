@@ -10,7 +10,7 @@ from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import UserAdmin
 from django.db import transaction
 from django.db.models import Model
-from django.http import HttpRequest, HttpResponseBase
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -84,7 +84,7 @@ class PersonAdmin(Audited, UserAdmin):  # type: ignore[type-arg]
     )
     readonly_fields = ("last_login", "date_joined")
 
-    def user_change_password(self, request: Any, id: str, form_url: str = "") -> HttpResponseBase:
+    def user_change_password(self, request: Any, id: str, form_url: str = "") -> HttpResponse:
         """Django's page for it saves by its form, so `save_model` never hears of a new password."""
         with transaction.atomic():
             before = self.get_object(request, unquote(id))

@@ -85,7 +85,7 @@ def wrong_type(name: str, wanted: str, value: object) -> BadRow:
 def messages_of(value: object, name: str) -> list[Message]:
     """Check a list of {"role", "content"} turns; every error names column and turn."""
     if not isinstance(value, list):
-        raise wrong_type(name, "a list of turns", value)
+        raise wrong_type(name, _("a list of turns"), value)
     for number, turn in enumerate(value, 1):
         place = _("'%(name)s' turn %(number)d") % {"name": name, "number": number}
         if not isinstance(turn, dict):
@@ -118,7 +118,7 @@ def external_id_of(data: dict[str, Any]) -> str:
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise wrong_type("id", "text or a whole number", value)
+        raise wrong_type("id", _("text or a whole number"), value)
     if len(str(value)) > 200:
         raise BadRow(_("'id' over 200 characters"))
     return str(value)
@@ -130,7 +130,7 @@ def strength_of(data: dict[str, Any]) -> int:
     if margin is None:
         return DEFAULT_STRENGTH
     if isinstance(margin, bool) or not isinstance(margin, int | float):
-        raise wrong_type("margin", "a number", margin)
+        raise wrong_type("margin", _("a number"), margin)
     if margin < 0:
         raise BadRow(_("'margin' must be 0 or more, got %s") % margin)
     return max(1, min(3, round(margin)))
@@ -153,7 +153,7 @@ def hh_row(data: dict[str, Any], line: int, *, ignore_extra: bool) -> PairRow:
     only(data, ("chosen", "rejected"), ignore_extra=ignore_extra)
     for name in ("chosen", "rejected"):
         if not isinstance(required(data, name), str):
-            raise wrong_type(name, "text", data[name])
+            raise wrong_type(name, _("text"), data[name])
         if not data[name].startswith(HUMAN):
             raise BadRow(_("'%s' must start with an empty line and “Human: ”") % name)
     chosen, rejected = data["chosen"], data["rejected"]
@@ -196,7 +196,7 @@ def standard(prompt: object, chosen: str, rejected: str) -> tuple[list[Message],
         if not prompt:
             raise BadRow(_("'prompt' missing, and chosen and rejected share no beginning"))
     if not isinstance(prompt, str):
-        raise wrong_type("prompt", "text like 'chosen'", prompt)
+        raise wrong_type("prompt", _("text like 'chosen'"), prompt)
     return [{"role": "user", "content": prompt}], chosen, rejected
 
 

@@ -37,10 +37,8 @@ class BadRow(Exception):
 
 
 def located(line: int, reason: str) -> str:
-    """`Line 9: 'rejected' missing`, `Line 3, column 41: ...`; line 0 is the file as a whole."""
-    if not line:
-        return reason
-    return f"Line {line}{', ' if reason.startswith('column ') else ': '}{reason}"
+    """`Line 9: 'rejected' missing`; line 0 is the file as a whole."""
+    return _("Line %(line)d: %(reason)s") % {"line": line, "reason": reason} if line else reason
 
 
 # --- bytes to lines ---------------------------------------------------------------------------------
@@ -140,8 +138,9 @@ def kind_of(value: object) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
-        return "true or false"
-    names = {str: "text", int: "a number", float: "a number", list: "a list", dict: "an object"}
+        return _("true or false")
+    number = _("a number")
+    names = {str: _("text"), int: number, float: number, list: _("a list"), dict: _("an object")}
     return names[type(value)]
 
 
@@ -186,7 +185,8 @@ def json_object(text: str) -> dict[str, Any]:
     try:
         value = DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise BadRow(f"column {error.colno}: {error.msg}") from error
+        facts = {"column": error.colno, "message": error.msg}
+        raise BadRow(_("not JSON from column %(column)d on: %(message)s") % facts) from error
     except RecursionError as error:
         raise BadRow(_("nesting over %d") % MAX_NESTING) from error
     if not isinstance(value, dict):

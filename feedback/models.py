@@ -14,6 +14,7 @@ from django.contrib.auth.models import AbstractUser
 from django.db import connection, models, transaction
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from feedback.audit import lock_chain
@@ -212,7 +213,7 @@ class DataImport(models.Model):
         ordering = ("-id",)
 
     def __str__(self) -> str:
-        return f"import {self.pk}"
+        return gettext("import %d") % self.pk
 
     @property
     def path(self) -> Path:

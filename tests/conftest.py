@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from celery import Celery
 from django.db import connection
 from django.test import Client
+from django.utils import translation
 
 from feedback import audit, guards
 from feedback.models import Project, Role, User
@@ -50,6 +52,17 @@ def doorbell(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     if "processes" not in request.keywords:
         monkeypatch.setattr(Celery, "send_task", ring)  # Task.delay ends there too
     return rings
+
+
+@pytest.fixture
+def loud(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A language in which everything that went through gettext is in capitals."""
+
+    def capitals(text: str) -> str:
+        parts = re.split(r"(%(?:\(\w+\))?\d*[a-zA-Z])", text)
+        return "".join(part if part.startswith("%") else part.upper() for part in parts)
+
+    monkeypatch.setattr(translation._trans, "gettext", capitals)
 
 
 @pytest.fixture

@@ -50,7 +50,8 @@ def launch(
     """
     problems = input_problems(project, kind, inputs)
     if not 0 <= seed <= LARGEST_SEED:
-        problems["seed"] = f"between 0 and {LARGEST_SEED}, got {seed}"
+        facts = {"largest": LARGEST_SEED, "seed": seed}
+        problems["seed"] = _("between 0 and %(largest)d, got %(seed)d") % facts
     try:
         parsed = configs.parse(kind, config)
     except ConfigError as error:

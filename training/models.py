@@ -9,6 +9,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from feedback.models import Comparison, Completion, Project
@@ -296,7 +297,8 @@ class Review(models.Model):
         )
 
     def __str__(self) -> str:
-        return f"{self.candidate} beside {self.baseline}"
+        facts = {"candidate": self.candidate, "baseline": self.baseline}
+        return gettext("%(candidate)s beside %(baseline)s") % facts
 
 
 class ReviewItem(models.Model):

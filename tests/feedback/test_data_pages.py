@@ -205,7 +205,7 @@ def test_the_report_names_every_bad_row(project: Project, engineer: User, sign_i
         sign_in(engineer).get(reverse("import_detail", args=[project.slug, data_import.pk])).content.decode()
     )
     assert "Line 4: &#x27;rejected&#x27; missing" in page
-    assert "Line 5, column 6: Expecting &#x27;:&#x27; delimiter" in page
+    assert "Line 5: not JSON from column 6 on: Expecting &#x27;:&#x27; delimiter" in page
     assert "Nothing was written" in page
 
 

@@ -210,7 +210,11 @@ BAD_ROWS = {
     "NUL escaped": (b'{"prompt": "\\u0000"}\n', Format.TRL, "Line 1: NUL character (U+0000)"),
     "surrogate": (b'{"prompt": "\\ud800"}\n', Format.PROMPTS_JSONL, "Line 1: lone surrogate (U+D800)"),
     "surrogate in a key": (b'{"\\udfff": "x"}\n', Format.PROMPTS_JSONL, "Line 1: lone surrogate (U+DFFF)"),
-    "broken": ('{"prompt": "a" "b"}\n', Format.TRL, "Line 1, column 16: Expecting ',' delimiter"),
+    "broken": (
+        '{"prompt": "a" "b"}\n',
+        Format.TRL,
+        "Line 1: not JSON from column 16 on: Expecting ',' delimiter",
+    ),
     "NaN": ('{"margin": NaN}\n', Format.TRL, "Line 1: NaN is not JSON"),
     "Infinity": ('{"margin": -Infinity}\n', Format.TRL, "Line 1: -Infinity is not JSON"),
     "too large a number": ('{"margin": 1e999}\n', Format.TRL, "Line 1: number too long"),
@@ -324,6 +328,15 @@ def test_a_bad_row_says_where_and_why(name: str) -> None:
     assert only_error(content, format) == expected
 
 
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_every_word_of_a_refusal_can_be_translated(name: str, loud: None) -> None:
+    """Whatever is said in small letters never went through gettext."""
+    content, format, _expected = BAD_ROWS[name]
+    names = r"'[^']*'|\b(prompt|chosen|rejected|margin|id|user|assistant|NaN|Infinity)\b"  # of the formats
+    python = r"|Expecting .*"  # what json itself says
+    assert re.findall("[a-z]+", re.sub(names + python, "", only_error(content, format))) == []
+
+
 def test_reading_goes_on_after_a_bad_row() -> None:
     content = GOOD.encode() + b"\xff\n" + b"{\n" + GOOD.encode() + b'{"chosen": "a"}\n' + GOOD.encode()
     rows = rows_of(content, Format.TRL)
@@ -380,7 +393,11 @@ def test_other_columns_can_be_ignored() -> None:
             "a.jsonl",
             "Line 1: none of the columns chosen, rejected, prompt, messages (found: text)",
         ),
-        ("{oops\n", "a.jsonl", "Line 1, column 2: Expecting property name enclosed in double quotes"),
+        (
+            "{oops\n",
+            "a.jsonl",
+            "Line 1: not JSON from column 2 on: Expecting property name enclosed in double quotes",
+        ),
         ("just words\n", "a.dat", "format not recognised: choose it in the form"),
     ],
 )

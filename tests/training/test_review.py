@@ -293,3 +293,8 @@ def test_side_by_side_leaves_a_project_of_review_prompts_alone(project: Project,
     versions = [factories.make_model_version(project=project) for _ in range(2)]
     with pytest.raises(NothingToFreeze):
         review.write_missing(project, *versions, actor=engineer)
+
+
+def test_a_review_is_named_in_the_reader_s_language(loud: None, plan: Plan) -> None:
+    review = plan()
+    assert str(review) == f"{review.candidate} BESIDE {review.baseline}"
