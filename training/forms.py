@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from feedback.models import Comparison, Preference, Project, Prompt, User
 from training import snapshots
 from training.core import configs
-from training.launch import LARGEST_SEED, POLICY_KINDS, SNAPSHOT_KINDS, Input, default_versions
+from training.launch import LARGEST_TYPED_SEED, POLICY_KINDS, SNAPSHOT_KINDS, Input, default_versions
 from training.models import ModelVersion, Snapshot
 
 NOW = "now"
@@ -216,7 +216,7 @@ class LaunchForm(forms.Form):
     seed = forms.IntegerField(
         label=gettext_lazy("Seed"),
         min_value=0,
-        max_value=LARGEST_SEED,
+        max_value=LARGEST_TYPED_SEED,
         initial=0,
         help_text=gettext_lazy("The same inputs, settings and seed give the same result."),
     )

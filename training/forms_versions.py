@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy
 
 from feedback.models import Project
 from training.forms import VersionField
-from training.launch import LARGEST_SEED, POLICY_KINDS
+from training.launch import LARGEST_TYPED_SEED, POLICY_KINDS
 from training.models import ModelVersion
 
 
@@ -57,7 +57,7 @@ class ReviewForm(forms.Form):
     seed = forms.IntegerField(
         label=gettext_lazy("Seed"),
         min_value=0,
-        max_value=LARGEST_SEED,
+        max_value=LARGEST_TYPED_SEED,
         initial=0,
         help_text=gettext_lazy("Draws the prompts, the texts and the sides."),
     )

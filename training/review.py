@@ -19,7 +19,7 @@ from django.utils.translation import gettext as _
 
 from feedback.models import AuditEntry, Comparison, Completion, Preference, Project, Prompt, User
 from training import sampled, snapshots
-from training.launch import Input, default_versions, launch
+from training.launch import LARGEST_TYPED_SEED, Input, default_versions, launch
 from training.models import ModelVersion, Review, ReviewItem, Run
 from training.statistics import win_rate
 
@@ -61,7 +61,7 @@ def plan(
 
     Raises NothingToFreeze without prompts, and ConfigError for versions or settings that no run accepts.
     """
-    chosen, split_counts = _choose_prompts(project, prompts, seed)
+    chosen, split_counts = _choose_prompts(project, prompts, seed, unread=(candidate, baseline))
     filter = {"review_of": [candidate.pk, baseline.pk], "seed": seed}
     frozen = snapshots.freeze_prompt_ids(project, chosen, actor=actor, filter=filter)
     scorer = _scorer(project, candidate, baseline)
@@ -102,8 +102,9 @@ def _seed_of(review: Review, role: str) -> int:
 
     Each version has its own, so that they draw independently, as they would for two people asking.
     """
-    digest = hashlib.sha256(f"review {review.pk} {role} {review.plan['seed']}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") % 2**31
+    digest = hashlib.sha256(f"review {review.pk} {review.plan['seed']}".encode()).digest()
+    drawn = int.from_bytes(digest[:4], "big") % 2**30
+    return LARGEST_TYPED_SEED + 1 + (drawn ^ (role == "baseline"))
 
 
 def _scorer(project: Project, *versions: ModelVersion) -> dict[str, ModelVersion]:
@@ -124,13 +125,26 @@ def _root(version: ModelVersion) -> ModelVersion:
 
 
 def _choose_prompts(
-    project: Project, wanted: int, seed: int, splits: Sequence[str] = SPLITS
+    project: Project,
+    wanted: int,
+    seed: int,
+    splits: Sequence[str] = SPLITS,
+    *,
+    unread: Sequence[ModelVersion] = (),
 ) -> tuple[list[int], dict[str, int]]:
-    """Prompt ids in the order drawn by `seed`, those of the first split first; the count of each split."""
+    """Prompt ids in the order drawn by `seed`, those of the first split first; the count of each split.
+
+    Of a split, prompts that no version in `unread` has answered come first: there is nothing to have read.
+    """
+    answered = set(Completion.objects.filter(model_version__in=unread).values_list("prompt", flat=True))
     chosen = Prompt.objects.filter(project=project, split__in=splits)
     rows = chosen.values_list("pk", "content_hash", "split")
-    in_order = sorted(rows, key=lambda row: (splits.index(row[2]), snapshots.drawn_order(row[1], seed)))
-    ordered = in_order[:wanted]
+
+    def place(row: tuple[int, str, str]) -> tuple[int, bool, str]:
+        pk, content_hash, split = row
+        return splits.index(split), pk in answered, snapshots.drawn_order(content_hash, seed)
+
+    ordered = sorted(rows, key=place)[:wanted]
     counts = {str(split): sum(row[2] == split for row in ordered) for split in SPLITS}
     return [row[0] for row in ordered], counts
 
@@ -149,7 +163,9 @@ def write_missing(project: Project, *versions: ModelVersion, actor: User | None)
     """
     chosen, _split_counts = _choose_prompts(project, COMPARED, 0, NOT_FOR_REVIEWS)
     if not chosen:
-        raise snapshots.NothingToFreeze(_("There are no prompts to answer: import some first."))
+        raise snapshots.NothingToFreeze(
+            _("There are no prompts but those set aside for reviews: import some for training, or held out.")
+        )
     scorer = _scorer(project, *versions)
     runs = []
     for version in versions:
@@ -192,18 +208,28 @@ def _runs(review: Review) -> list[Run]:
 
 
 def _put_up(review: Review, candidate_run: Run, baseline_run: Run) -> None:
-    candidates = sampled.completions_of(candidate_run)
-    baselines = sampled.completions_of(baseline_run)
+    """Rows and comparisons appear together: there is no moment in which a text can be read under a name."""
+    with transaction.atomic():
+        sampling = Review.objects.filter(pk=review.pk, state=Review.State.SAMPLING)
+        if not list(sampling.select_for_update().values_list("pk")):
+            return  # somebody put them up just now
+        candidates = sampled.completions_of(candidate_run)
+        baselines = sampled.completions_of(baseline_run)
+        both = [
+            (pk, candidates[pk][0], baselines[pk][0]) for pk in sorted(candidates.keys() & baselines.keys())
+        ]
+        differing = [row for row in both if row[1].text != row[2].text]
+        facts = {"comparisons": len(differing), "same_text": len(both) - len(differing)}
+        sampling.update(state=Review.State.JUDGING, plan={**review.plan, **facts})
+        _compare(review, differing)
+
+
+def _compare(review: Review, texts: list[tuple[int, Completion, Completion]]) -> None:
+    """The comparisons of (prompt id, the candidate's completion, the baseline's), canonical order drawn."""
     draw = random.Random(review.plan["seed"])
     planned: list[tuple[Comparison, list[Completion]]] = []
     items: list[ReviewItem] = []
-    same_text = 0
-    for prompt_id in sorted(candidates.keys() & baselines.keys()):
-        ours, theirs = candidates[prompt_id][0], baselines[prompt_id][0]
-        pair = [ours, theirs] if draw.random() < 0.5 else [theirs, ours]
-        if ours.text == theirs.text:
-            same_text += 1
-            continue
+    for prompt_id, ours, theirs in texts:
         comparison = Comparison(
             project_id=review.project_id,
             prompt_id=prompt_id,
@@ -211,21 +237,14 @@ def _put_up(review: Review, candidate_run: Run, baseline_run: Run) -> None:
             overlap=review.plan["overlap"],
             priority=PRIORITY,
         )
-        planned.append((comparison, pair))
+        planned.append((comparison, [ours, theirs] if draw.random() < 0.5 else [theirs, ours]))
         items.append(
             ReviewItem(
-                review=review,
-                comparison=comparison,
-                candidate_completion=ours,
-                baseline_completion=theirs,
+                review=review, comparison=comparison, candidate_completion=ours, baseline_completion=theirs
             )
         )
-    with transaction.atomic():
-        sampling = Review.objects.filter(pk=review.pk, state=Review.State.SAMPLING)
-        facts = {**review.plan, "comparisons": len(planned), "same_text": same_text}
-        if sampling.update(state=Review.State.JUDGING, plan=facts):  # else somebody put them up just now
-            sampled.create_comparisons(planned)
-            ReviewItem.objects.bulk_create(items)
+    sampled.create_comparisons(planned)
+    ReviewItem.objects.bulk_create(items)
 
 
 # --- read -------------------------------------------------------------------------------------------

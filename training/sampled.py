@@ -17,7 +17,12 @@ Written = dict[int, list[Completion]]
 
 
 def register(run: Run) -> None:
-    """Create the run's completions and, if its purpose is {"compare": true}, put them up for judgement."""
+    """Create the run's completions and, if its purpose is {"compare": true}, put them up for judgement.
+
+    A review creates those of its runs itself, once both are done: till then they could be read under a name.
+    """
+    if "review" in run.purpose:
+        return
     for lines in _batches(_lines(run)):
         completions = _save(run, lines)
         if run.purpose.get("compare"):
@@ -25,10 +30,10 @@ def register(run: Run) -> None:
 
 
 def completions_of(run: Run) -> Written:
-    """The completions that a registered run wrote, also those whose text its version had written before."""
+    """The completions that a run wrote, created if need be; a text that its version wrote before stands."""
     found: Written = {}
     for lines in _batches(_lines(run)):
-        found.update(_find(run, lines))
+        found.update(_save(run, lines))
     return found
 
 

@@ -275,8 +275,8 @@ def prompt_detail(request: Request, slug: str, pk: int) -> HttpResponse:
     project = get_project(request.user, slug, Role.REVIEWER)
     prompt = get_in_project(project, Prompt.objects.all(), pk)
     limit = None if "full" in request.GET else TEXT_SHOWN
-    # Reviewers judge blind reviews: until those are judged, this page must not name who wrote what.
-    under_review = Comparison.objects.open().filter(
+    # Reviewers judge blind reviews: until those are closed (which withdraws all), no name may stand here.
+    under_review = Comparison.objects.exclude(state=Comparison.State.WITHDRAWN).filter(
         purpose=Comparison.Purpose.REVIEW, prompt=prompt, completions=OuterRef("pk")
     )
     completions = Paginator(

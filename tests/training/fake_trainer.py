@@ -106,13 +106,13 @@ def finish(run_dir: Path, spec: dict[str, Any], state: str) -> None:
 
 
 def write_completions(run_dir: Path, aside: Path, spec: dict[str, Any]) -> None:
-    """By each prompt's id, or the texts that the config lists for it."""
+    """A text that policy, prompt and seed decide alone, or those that the config lists for the prompt."""
     texts = spec["config"].get("fake", {}).get("texts", {})
     policy = (run_dir / "inputs/policy/config.json").read_text()
     with (aside / "completions.jsonl").open("w") as file:
         for row in protocol.read_jsonl(run_dir / "inputs/prompts.jsonl"):
             prompt_id = row["prompt_id"]
-            written = texts.get(str(prompt_id), [f"{policy} answers {prompt_id}"])
+            written = texts.get(str(prompt_id), [f"{policy} answers {prompt_id}, drawn by {spec['seed']}"])
             for index, text in enumerate(written):
                 line = {
                     "prompt_id": prompt_id,

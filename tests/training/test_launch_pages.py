@@ -121,7 +121,7 @@ def test_completions_are_put_up_when_ticked(project: Any, engineer: Any, sign_in
         ({"minibatches": "65"}, "at most one per completion (64), got 65"),
         ({"kl_coefficient": "0", "kl_target": "6"}, "needs kl_coefficient above 0"),
         ({"pattern": "(", "pattern_weight": "1"}, "not a regular expression"),
-        ({"seed": "4294967296"}, "less than or equal to 2147483647"),
+        ({"seed": "4294967296"}, "less than or equal to 1073741823"),
         ({"lr_rate": "1"}, "Unknown setting “lr_rate”"),
         ({"learning_rat": "1"}, "Did you mean “learning_rate”?"),
         ({"data": "999"}, "not one of the available choices"),

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from feedback.models import AuditEntry, Comparison, Preference, Project, User
+from feedback.models import AuditEntry, Comparison, Completion, Preference, Project, User
 from tests import factories
 from training import registry, review, supervisor
 from training.core import protocol
+from training.core.configs import ConfigError
+from training.launch import launch
 from training.models import ModelVersion, Review, ReviewItem, Run
 from training.snapshots import NothingToFreeze
 
@@ -268,30 +270,76 @@ def test_only_two_versions_of_the_project_can_be_reviewed(project: Project, engi
 # --- nothing of a review can be read under a name ----------------------------------------------------
 
 
-def test_side_by_side_and_review_never_write_the_same_texts(project: Project, engineer: User) -> None:
-    """Other prompts where there are some, and always another seed than anybody types."""
+def prompts_of(run: Run) -> set[int]:
+    read = run.inputs.get(name="prompts").snapshot
+    assert read is not None
+    return {row["prompt_id"] for row in protocol.read_jsonl(read.path)}
+
+
+def test_side_by_side_and_review_read_different_prompts(project: Project, engineer: User) -> None:
     for split in ("review", "review", "held_out", "train"):
         factories.make_prompt(project=project, split=split)
     candidate, baseline = (factories.make_model_version(project=project) for _ in range(2))
     named = review.write_missing(project, candidate, baseline, actor=engineer)
-    blind = review.plan(project, candidate, baseline, actor=engineer, prompts=2)
-    again = review.plan(project, candidate, baseline, actor=engineer, prompts=2)
-    runs = Run.objects.filter(purpose__has_key="review")
-    assert len({run.seed for run in runs}) == 4 and not {run.seed for run in runs} & set(range(1000))
-    asked = {
-        run.pk: {
-            row["prompt_id"] for row in protocol.read_jsonl(run.inputs.get(name="prompts").snapshot.path)
-        }
-        for run in [*named, *runs]
-    }
-    assert len(named) == 2 and blind != again
-    assert not set.union(*(asked[run.pk] for run in named)) & set.union(*(asked[run.pk] for run in runs))
+    planned = review.plan(project, candidate, baseline, actor=engineer, prompts=2)
+    blind = Run.objects.filter(purpose__review=planned.pk)
+    assert len(named) == len(blind) == 2
+    assert not set.union(*map(prompts_of, named)) & set.union(*map(prompts_of, blind))
+
+
+def test_where_they_share_prompts_the_review_s_texts_are_draws_of_their_own(
+    project: Project, engineer: User, fake_trainer: None
+) -> None:
+    """The fake trainer's text depends on version, prompt and seed alone: equal seeds would be equal texts."""
+    factories.make_prompt(project=project, split="held_out")
+    candidate, baseline = (factories.make_model_version(project=project) for _ in range(2))
+    for run in review.write_missing(project, candidate, baseline, actor=engineer):
+        supervisor.supervise(run.pk)
+    read = set(Completion.objects.values_list("pk", flat=True))
+    planned = sample(review.plan(project, candidate, baseline, actor=engineer, prompts=1))
+    assert len(read) == 2 and planned.plan["comparisons"] == 1
+    item = planned.items.get()
+    assert not {item.candidate_completion_id, item.baseline_completion_id} & read
+
+
+def test_no_seed_of_a_review_can_be_typed(plan: Plan, project: Project, engineer: User) -> None:
+    """2^30 seeds are for people, the 2^30 above them for reviews; both of a review differ."""
+    seeds = []
+    for seed in range(8):
+        runs = Run.objects.filter(purpose__review=plan(seed=seed).pk)
+        seeds.append({run.seed for run in runs})
+    assert all(len(pair) == 2 and min(pair) >= 2**30 and max(pair) < 2**31 for pair in seeds)
+    policy = factories.make_model_version(project=project)
+    prompts = factories.make_snapshot(project=project, kind="prompts")
+    inputs: dict[str, Any] = {"policy": policy, "prompts": prompts}
+    with pytest.raises(ConfigError, match="between 0 and 1073741823"):
+        launch(project, "sample", {}, actor=engineer, seed=min(seeds[0]), inputs=inputs)
+
+
+def test_prompts_that_neither_version_has_answered_come_first(project: Project, engineer: User) -> None:
+    prompts = [factories.make_prompt(project=project, split="review") for _ in range(6)]
+    candidate, baseline = (factories.make_model_version(project=project) for _ in range(2))
+    for prompt, version in zip(prompts[:4], (candidate, baseline, candidate, baseline), strict=True):
+        factories.make_completion(prompt=prompt, model_version=version)
+    planned = review.plan(project, candidate, baseline, actor=engineer, prompts=2)
+    assert prompts_of(Run.objects.filter(purpose__review=planned.pk)[0]) == {p.pk for p in prompts[4:]}
+
+
+def test_one_version_s_texts_wait_for_the_other_s(plan: Plan) -> None:
+    """Between the two runs there is no comparison yet that would keep names away from the texts."""
+    planned = plan(prompts=3)
+    first, second = Run.objects.filter(purpose__review=planned.pk).order_by("pk")
+    supervisor.supervise(first.pk)
+    first.refresh_from_db()
+    assert first.state == "done" and not Completion.objects.exists()
+    supervisor.supervise(second.pk)
+    assert Completion.objects.count() == 6 and Comparison.objects.count() == 3
 
 
 def test_side_by_side_leaves_a_project_of_review_prompts_alone(project: Project, engineer: User) -> None:
     factories.make_prompt(project=project, split="review")
     versions = [factories.make_model_version(project=project) for _ in range(2)]
-    with pytest.raises(NothingToFreeze):
+    with pytest.raises(NothingToFreeze, match="set aside for reviews"):
         review.write_missing(project, *versions, actor=engineer)
 
 

@@ -162,7 +162,11 @@ def test_nobody_reads_who_wrote_what_while_judging(
     for page in pages:
         assert "ours 0" not in browser.get(url(project, page)).content.decode()
     assert "2 prompts are hidden" in browser.get(url(project, pages[0])).content.decode()
+    judged, _open = review.items.order_by("pk")
+    prompt_page = f"data/prompts/{judged.comparison.prompt_id}/"
+    assert "judged blind in a review" in browser.get(url(project, prompt_page)).content.decode()
     close(review, actor=admin)
+    assert "judged blind in a review" not in browser.get(url(project, prompt_page)).content.decode()
     for page in pages:
         assert "ours 0" in browser.get(url(project, page)).content.decode()
 

@@ -9,7 +9,7 @@ import pytest
 from feedback.models import AuditEntry, Completion
 from tests import factories
 from training import registry
-from training.models import ModelVersion, Promotion, Review, Run, RunInput
+from training.models import ModelVersion, Promotion, Review, ReviewItem, Run, RunInput
 from training.word_diff import word_diff
 
 
@@ -247,8 +247,37 @@ def test_nothing_in_common_offers_to_write(
 ) -> None:
     path = url(project, f"versions/compare/?a={base.pk}&b={policy.pk}")
     page = sign_in(engineer).get(path).content.decode()
-    assert "have not answered the same prompts" in page and "Let both write" in page
+    assert "no completions of the same prompts" in page and "Let both write" in page
     assert "Let both write" not in sign_in(reviewer).get(path).content.decode()
+
+
+def test_prompts_set_aside_are_hidden_until_a_review_has_judged_them(
+    project: Any, admin: Any, sign_in: Any, base: Any, policy: Any
+) -> None:
+    """Somebody let both versions answer a review prompt by hand; the other prompt is anybody's to read."""
+    aside, other = (factories.make_prompt(project=project, split=split) for split in ("review", "train"))
+    texts = {}
+    for prompt in (aside, other):
+        for version in (base, policy):
+            texts[prompt, version] = write(prompt, version, f"{version} on {prompt.split}")
+    browser = sign_in(admin)
+    path = url(project, f"versions/compare/?a={base.pk}&b={policy.pk}")
+    page = browser.get(path).content.decode()
+    assert "v1 on train" in page and "Prompt 1 of 1" in page and "1 prompt is hidden" in page
+    comparison = factories.make_comparison(prompt=aside, purpose="review")
+    review = Review.objects.create(
+        project=project, candidate=policy, baseline=base, state="judging", plan={"prompts": 1, "overlap": 1}
+    )
+    ReviewItem.objects.create(
+        review=review,
+        comparison=comparison,
+        candidate_completion=texts[aside, policy],
+        baseline_completion=texts[aside, base],
+    )
+    assert "v1 on review" not in browser.get(path).content.decode()
+    Review.objects.update(state="closed")
+    page = browser.get(path).content.decode()
+    assert "v1 on review" in page and "Prompt 1 of 2" in page and "hidden until" not in page
 
 
 def test_both_write_what_is_missing(

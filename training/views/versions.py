@@ -187,15 +187,16 @@ def chosen_version(sent: QueryDict, policies: Any, name: str) -> ModelVersion | 
 def compared(
     project: Project, first: ModelVersion, second: ModelVersion, sort: str, diff: bool, place: str
 ) -> dict[str, Any]:
-    hidden = prompts_judged_blind(project)
-    pairs = [pair for pair in common_pairs(project, first, second) if pair[0] not in hidden]
+    common, blind = common_pairs(project, first, second), prompts_kept_blind(project)
+    pairs = [pair for pair in common if pair[0] not in blind]
+    hidden = len(common) - len(pairs)
     scored = [gain for _prompt, _a, _b, gain, _length in pairs if gain is not None]
     if sort == "gain":
         pairs.sort(key=lambda pair: (pair[3] is None, -(pair[3] or 0.0), pair[0]))
     elif sort == "length":
         pairs.sort(key=lambda pair: (-abs(pair[4]), pair[0]))
     if not pairs:
-        return {"total": 0, "hidden": len(hidden)}
+        return {"total": 0, "hidden": hidden}
     n = min(max(whole_number(place) or 1, 1), len(pairs))
     prompt_id, a_id, b_id, gain, _length = pairs[n - 1]
     rows = Completion.objects.in_bulk([a_id, b_id])
@@ -203,7 +204,7 @@ def compared(
     marked = word_diff(a.text, b.text) if diff else ([Part(a.text, True)], [Part(b.text, True)])
     return {
         "total": len(pairs),
-        "hidden": len(hidden),
+        "hidden": hidden,
         "n": n,
         "prompt": Prompt.objects.get(pk=prompt_id),
         "left": Written(a, marked[0]),
@@ -215,10 +216,16 @@ def compared(
     }
 
 
-def prompts_judged_blind(project: Project) -> set[int]:
-    """Prompts of reviews under way: whoever reads here who wrote what is no blind judge any more."""
-    items = ReviewItem.objects.filter(review__project=project, review__state=Review.State.JUDGING)
-    return set(items.values_list("comparison__prompt", flat=True))
+def prompts_kept_blind(project: Project) -> set[int]:
+    """Prompts of open reviews, and those set aside for reviews until one has judged them.
+
+    Whoever reads here who wrote what is no blind judge of them any more.
+    """
+    items = ReviewItem.objects.filter(review__project=project)
+    judged = items.filter(review__state=Review.State.CLOSED).values("comparison__prompt")
+    waiting = Prompt.objects.filter(project=project, split=Prompt.Split.REVIEW).exclude(pk__in=judged)
+    judging = items.filter(review__state=Review.State.JUDGING)
+    return {*waiting.values_list("pk", flat=True), *judging.values_list("comparison__prompt", flat=True)}
 
 
 Pair = tuple[int, int, int, float | None, int]
