@@ -12,7 +12,7 @@ from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from feedback.models import Comparison, Preference, Project, Prompt, User
+from feedback.models import Comparison, Completion, Preference, Project, Prompt, User
 from training import snapshots
 from training.core import configs
 from training.launch import LARGEST_TYPED_SEED, POLICY_KINDS, SNAPSHOT_KINDS, Input, default_versions
@@ -182,14 +182,16 @@ class Obstacle:
 def obstacles(project: Project, kind: str) -> list[Obstacle]:
     """All that is missing, so that nobody mends one thing only to be told of the next."""
     found = []
-    usual = default_versions(project, kind)
+    usual, config = default_versions(project, kind), configs.KINDS[kind]
     if "policy" not in usual:
         words = _("There is no model version to start from.")
         found.append(Obstacle(words, _("Versions"), "version_list"))
-    if "reward_model" in configs.KINDS[kind].inputs and "reward_model" not in usual:
-        words = _("There is no reward model yet: PPO has nothing to optimise.")
+    if "reward_model" in config.inputs and "reward_model" not in usual:
+        words = _("There is no reward model yet: %(kind)s has nothing to optimise.") % {
+            "kind": _(config.title)
+        }
         found.append(Obstacle(words, _("Train a reward model"), "run_launch", ("reward_model",)))
-    if kind == "reward_model" and not _frozen(project, Snapshot.Kind.PREFERENCES):
+    if config.data[1] == Snapshot.Kind.PREFERENCES and not _frozen(project, Snapshot.Kind.PREFERENCES):
         decided = freezable(project).decided
         if decided < snapshots.MINIMUM_PAIRS:
             words = ngettext(
@@ -198,8 +200,8 @@ def obstacles(project: Project, kind: str) -> list[Obstacle]:
                 decided,
             ) % {"wanted": snapshots.MINIMUM_PAIRS, "found": decided}
             found.append(Obstacle(words, _("Judge"), "judge"))
-    if configs.KINDS[kind].data[1] == "prompts" and not project.prompts.exists():
-        found.append(Obstacle(_("There are no prompts to answer."), _("Import prompts"), "import_upload"))
+    if config.data[1] == Snapshot.Kind.PROMPTS and not project.prompts.exists():
+        found.append(Obstacle(_("There are no prompts yet."), _("Import prompts"), "import_upload"))
     return found
 
 
@@ -225,6 +227,7 @@ class LaunchForm(forms.Form):
         super().__init__(*args, **kwargs)
         self.project, self.kind, self.settings_of = project, kind, configs.KINDS[kind]
         self.wanted = [name.rstrip("?") for name in self.settings_of.inputs]
+        self.holds = Snapshot.Kind(self.settings_of.data[1])
         seed = self.fields.pop("seed")
         self._add_versions()
         self._add_data()
@@ -266,19 +269,26 @@ class LaunchForm(forms.Form):
                 required=False,
             )
 
+    def _fresh(self) -> list[tuple[str, Any]]:
+        """What can be frozen now. Prompts kept out of every training are offered to kinds that only read."""
+        if self.holds == Snapshot.Kind.PREFERENCES:
+            return [(NOW, _("Judgements in force"))]
+        offered = PROMPTS[:1] if self.settings_of.trains else PROMPTS
+        if self.holds == Snapshot.Kind.DEMONSTRATIONS:
+            offered = [row for row in DEMONSTRATIONS if row[0] != "written" or self._people_wrote()]
+        return [(f"{NOW}:{what}", label) for what, label in offered]
+
+    def _people_wrote(self) -> bool:
+        by_people = (Completion.Source.WRITTEN, Completion.Source.CORRECTED)
+        return Completion.objects.filter(prompt__project=self.project, source__in=by_people).exists()
+
     def _add_data(self) -> None:
         """Which frozen data to read: what is there now, or a snapshot from before."""
-        wanted = Snapshot.Kind(self.settings_of.data[1])
-        before = Snapshot.objects.filter(project=self.project, kind=wanted).order_by("-pk")
-        if wanted == Snapshot.Kind.PROMPTS and self.kind != "sample":
+        before = Snapshot.objects.filter(project=self.project, kind=self.holds).order_by("-pk")
+        if self.holds == Snapshot.Kind.PROMPTS and self.settings_of.trains:
             before = before.filter(filter__split=Prompt.Split.TRAIN)
         before = before[:SNAPSHOTS_OFFERED]
-        offered = PROMPTS if self.kind == "sample" else PROMPTS[:1]  # others stay out of every training
-        fresh: list[tuple[str, Any]] = [(f"{NOW}:{split}", label) for split, label in offered]
-        if self.kind == "sft":
-            fresh = [(f"{NOW}:{source}", label) for source, label in DEMONSTRATIONS]
-        elif self.kind == "reward_model":
-            fresh = [(NOW, _("Judgements in force"))]
+        fresh = self._fresh()
         kept = [(str(snapshot.pk), describe_snapshot(snapshot)) for snapshot in before]
         self.fields["data"] = forms.ChoiceField(
             label=_("Data"),
@@ -286,14 +296,14 @@ class LaunchForm(forms.Form):
             initial=fresh[0][0],
             help_text=_("A run reads frozen data that never change, so that it can be repeated."),
         )
-        if self.kind == "reward_model":
+        if self.holds == Snapshot.Kind.PREFERENCES:
             self.fields["include_simulated"] = forms.BooleanField(
                 label=_("Include simulated annotators"),
                 required=False,
                 initial=True,
                 help_text=_("When frozen now: also learn from judgements that programs gave."),
             )
-        if self.settings_of.data[1] == "prompts":
+        if self.holds == Snapshot.Kind.PROMPTS:
             self.fields["limit"] = forms.IntegerField(
                 label=_("Prompts at most"),
                 required=False,
@@ -347,9 +357,9 @@ class LaunchForm(forms.Form):
         chosen, _colon, what = str(self.cleaned_data["data"]).partition(":")
         if chosen != NOW:
             return Snapshot.objects.get(project=self.project, pk=int(chosen))
-        if self.kind == "sft":
+        if self.holds == Snapshot.Kind.DEMONSTRATIONS:
             return snapshots.freeze_demonstrations(self.project, actor=actor, source=what)
-        if self.kind == "reward_model":
+        if self.holds == Snapshot.Kind.PREFERENCES:
             simulated = self.cleaned_data["include_simulated"]
             return snapshots.freeze_preferences(self.project, actor=actor, include_simulated=simulated)
         return snapshots.freeze_prompts(

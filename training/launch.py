@@ -143,7 +143,7 @@ def _input_problem(project: Project, kind: str, name: str, thing: Input) -> str 
                 "snapshot": thing,
                 "kind": thing.get_kind_display().lower(),
             }
-        if thing.kind == Snapshot.Kind.PROMPTS and kind != "sample" and not _for_training(thing):
+        if thing.kind == Snapshot.Kind.PROMPTS and configs.KINDS[kind].trains and not _for_training(thing):
             return _("%(snapshot)s holds prompts that are kept out of every training") % {"snapshot": thing}
         return None
     if (kind, name) in SNAPSHOT_KINDS:
@@ -180,15 +180,17 @@ def default_versions(project: Project, kind: str) -> dict[str, ModelVersion]:
 
 def default_inputs(project: Project, kind: str, *, actor: User | None) -> dict[str, Input]:
     """Default versions and freshly frozen data; raises NothingToFreeze in words when either is missing."""
+    config = configs.KINDS[kind]
     inputs: dict[str, Input] = {**default_versions(project, kind)}
     if "policy" not in inputs:
         raise snapshots.NothingToFreeze(_("There is no model version yet to start from."))
-    if "reward_model" in configs.KINDS[kind].inputs and "reward_model" not in inputs:
+    if "reward_model" in config.inputs and "reward_model" not in inputs:
         raise snapshots.NothingToFreeze(_("There is no reward model yet: train one first."))
-    if kind == "sft":
-        inputs["snapshot"] = snapshots.freeze_demonstrations(project, actor=actor, source="chosen")
-    elif kind == "reward_model":
-        inputs["snapshot"] = snapshots.freeze_preferences(project, actor=actor)
+    name, holds = config.data
+    if holds == Snapshot.Kind.DEMONSTRATIONS:
+        inputs[name] = snapshots.freeze_demonstrations(project, actor=actor, source="chosen")
+    elif holds == Snapshot.Kind.PREFERENCES:
+        inputs[name] = snapshots.freeze_preferences(project, actor=actor)
     else:
-        inputs["prompts"] = snapshots.freeze_prompts(project, actor=actor, split=Prompt.Split.TRAIN)
+        inputs[name] = snapshots.freeze_prompts(project, actor=actor, split=Prompt.Split.TRAIN)
     return inputs

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from tests import factories
-from training.core.configs import KINDS, parse
+from training.core.configs import KINDS, Config, PolicyConfig, parse
 from training.forms import LaunchForm
+from training.launch import SNAPSHOT_KINDS, default_inputs
 from training.models import Run, Snapshot
 
 
@@ -87,16 +88,22 @@ def test_only_what_training_may_read_is_offered_to_it(project: Any, base: Any) -
     factories.make_prompt(project=project)
     kept_out = factories.make_snapshot(project=project, kind="prompts", filter={"split": "review"})
     open_ = factories.make_snapshot(project=project, kind="prompts", filter={"split": "train"})
-    offered = {
-        kind: [
-            value
-            for _group, choices in LaunchForm(project=project, kind=kind).fields["data"].choices
-            for value, _ in choices
-        ]
-        for kind in ("ppo", "sample")
-    }
+    offered = {kind: offered_data(project, kind) for kind in ("ppo", "sample")}
     assert offered["ppo"] == ["now:train", str(open_.pk)]
     assert {"now:train", "now:review", str(kept_out.pk), str(open_.pk)} <= set(offered["sample"])
+
+
+def offered_data(project: Any, kind: str) -> list[str]:
+    choices = LaunchForm(project=project, kind=kind).fields["data"].choices
+    return [value for _group, rows in choices for value, _label in rows]
+
+
+def test_what_people_wrote_is_offered_once_there_is_some(project: Any, base: Any) -> None:
+    factories.make_completion(prompt=factories.make_prompt(project=project))
+    factories.make_completion(source="written")  # in another project
+    assert offered_data(project, "sft") == ["now:chosen", "now:imported"]
+    factories.make_completion(prompt=project.prompts.get(), source="corrected")
+    assert offered_data(project, "sft") == ["now:chosen", "now:written", "now:imported"]
 
 
 def test_completions_are_put_up_when_ticked(project: Any, engineer: Any, sign_in: Any, base: Any) -> None:
@@ -209,3 +216,43 @@ def test_a_link_may_choose_the_inputs(project: Any, engineer: Any, sign_in: Any,
 
 def test_an_unknown_kind_is_not_found(project: Any, engineer: Any, sign_in: Any) -> None:
     assert sign_in(engineer).get(url(project, "runs/new/dpo2/")).status_code == 404
+
+
+# --- a new kind --------------------------------------------------------------------------------------
+
+
+class OnPrompts(PolicyConfig):
+    kind, title, sentence = "on_prompts", "New on prompts", "A kind that CONTRIBUTING.md describes."
+
+
+class OnPreferences(Config):
+    kind, title, sentence, station = "on_preferences", "New on pairs", "Learns from pairs at once.", "policy"
+    inputs: ClassVar[dict[str, str]] = {"policy": "The version to improve.", "pairs": "The judgements."}
+    data = ("pairs", "preferences")
+
+
+@pytest.mark.parametrize("config", [OnPrompts, OnPreferences])
+def test_a_new_kind_needs_no_word_outside_its_config(
+    project: Any,
+    engineer: Any,
+    sign_in: Any,
+    base: Any,
+    judged: None,
+    monkeypatch: pytest.MonkeyPatch,
+    config: type[Config],
+) -> None:
+    """CONTRIBUTING.md counts five places; form, launch, lists and loop page are none of them."""
+    monkeypatch.setitem(KINDS, config.kind, config)
+    monkeypatch.setitem(SNAPSHOT_KINDS, (config.kind, config.data[0]), Snapshot.Kind(config.data[1]))
+    reward = factories.make_model_version(project=project, kind="reward", number=1)
+    versions = {"policy": base.pk, "reference": base.pk, "reward_model": reward.pk}
+    read = {name: pk for name, pk in versions.items() if name in config.inputs}
+    browser, address = sign_in(engineer), url(project, f"runs/new/{config.kind}/")
+    data = browser.get(address).context["form"]["data"].value()
+    assert data == ("now:train" if config is OnPrompts else "now")
+    assert browser.post(address, settings_of(config.kind, **read, data=data)).status_code == 302
+    run = Run.objects.get()
+    assert run.inputs.get(name=config.data[0]).snapshot.kind == config.data[1]
+    assert {*default_inputs(project, config.kind, actor=engineer)} == {*config.inputs}
+    for page in ("", "runs/", f"runs/{run.pk}/"):
+        assert config.title in browser.get(url(project, page)).content.decode()

@@ -52,6 +52,8 @@ class Config:
     """The input that is a file of frozen data, and what it holds: preferences, demonstrations or prompts."""
     more_data: ClassVar[dict[str, str]] = {}
     """Further inputs that are files, all optional, and what they hold."""
+    trains: ClassVar[bool] = True
+    """Whether it changes weights: then it is kept from prompts that are held out or set aside for reviews."""
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def cross_problems(self) -> dict[str, str]:
@@ -258,8 +260,9 @@ class TRPOConfig(PolicyConfig):
 class SampleConfig(Config):
     kind: ClassVar[str] = "sample"
     title: ClassVar[str] = "Write completions"
-    sentence: ClassVar[str] = "Let a version answer prompts, for people to judge."
+    sentence: ClassVar[str] = "Let a version write completions of prompts, for people to judge."
     station: ClassVar[str] = "completions"
+    trains: ClassVar[bool] = False
     inputs: ClassVar[dict[str, str]] = {
         "policy": "The version that writes.",
         "prompts": "What it answers.",

@@ -142,7 +142,7 @@ def launch_context(
         ],
         "preset": preset,
         "unknown_preset": preset if preset and preset not in config.presets else "",
-        "freezable": freezable(project) if kind == "reward_model" else None,
+        "freezable": freezable(project) if form.holds == Snapshot.Kind.PREFERENCES else None,
         "last": last,
         "last_seconds": seconds_of(last) if last else None,
     }
