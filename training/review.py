@@ -358,11 +358,12 @@ def close(review: Review, *, actor: User | None) -> Review:
     """Write the verdict down and take its comparisons back; closing early is part of the verdict."""
     with transaction.atomic():
         judging = Review.objects.filter(pk=review.pk, state=Review.State.JUDGING)
-        if judging.update(state=Review.State.CLOSED, closed_at=timezone.now()):
+        if judging.update(state=Review.State.CLOSED):
             # All of them, the judged too: an undo afterwards would contradict the verdict that is written.
             Comparison.objects.filter(review_item__review=review).update(state=Comparison.State.WITHDRAWN)
             facts = compute(review)
-            Review.objects.filter(pk=review.pk).update(verdict=facts)
+            # Their locks are held by now: what the verdict counts is older than this, and all else is newer.
+            Review.objects.filter(pk=review.pk).update(verdict=facts, closed_at=timezone.now())
             AuditEntry.record(
                 actor, "review.close", review, words=facts["words"], early=not facts["complete"]
             )

@@ -25,7 +25,7 @@ from feedback import queue
 from feedback.access import get_project
 from feedback.forms import Flag, JudgementForm, LeaseForm, SkipForm, SkipReason, Strength
 from feedback.markdown import rendered
-from feedback.models import Assignment, Candidate, Preference, PreferenceQuerySet, Project, User
+from feedback.models import Assignment, Candidate, Comparison, Preference, PreferenceQuerySet, Project, User
 from feedback.visible import Piece, pieces
 from rlhf_app.http import Request, whole_number
 
@@ -66,6 +66,8 @@ def judge(request: Request, slug: str) -> HttpResponse:
     said = ""
     if preference.idempotency_key != form.cleaned_data["key"]:
         said = gettext("You had judged that comparison already, in another tab. Your first answer stands.")
+    elif preference.comparison.state == Comparison.State.WITHDRAWN:
+        said = gettext("Saved. The comparison had been taken back meanwhile, so it no longer counts.")
     elif preference.late:
         said = gettext("Saved. Your time for it had run out; it counts as an extra judgement.")
     return after(request, project, said, following)

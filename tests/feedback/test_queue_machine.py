@@ -1,4 +1,4 @@
-"""The queue against a ledger in plain Python: any mix of claim, renew, submit, skip, undo and waiting."""
+"""The queue against a ledger in plain Python: any mix of its verbs, of withdrawing work, and of waiting."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.places = {(person, work): Place() for person in range(3) for work in range(4)}
         self.count = 0
         self.late_allowance = [0] * 4
+        self.withdrawn: set[int] = set()
 
     # --- the ledger's own arithmetic ---
 
@@ -70,11 +71,12 @@ class QueueMachine(RuleBasedStateMachine):
 
     def open(self, work: int) -> bool:
         judged = sum(self.places[person, work].state == "judged" for person in range(3))
-        return judged < self.overlaps[work]
+        return judged < self.overlaps[work] and work not in self.withdrawn
 
     def expected_claim(self, person: int) -> int | None:
         mine = [(self.places[person, work].until, work) for work in range(4)]
-        held = [(until, work) for until, work in mine if self.is_live(self.places[person, work])]
+        live = [(until, work) for until, work in mine if self.is_live(self.places[person, work])]
+        held = [(until, work) for until, work in live if work not in self.withdrawn]
         if held:
             return max(held)[1]
         for work in range(4):  # priorities fall with the number
@@ -147,7 +149,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert Preference.objects.count() == before
             assert preference.idempotency_key == place.key
             return
-        late = stale or not self.is_live(place)
+        late = stale or not self.is_live(place) or work in self.withdrawn
         assert preference.late == late
         if late:
             self.late_allowance[work] += 1
@@ -168,7 +170,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(person=PEOPLE)
     def undo(self, person: int) -> None:
         now = self.tick()
-        mine = [(self.places[person, work], work) for work in range(4)]
+        mine = [(self.places[person, work], work) for work in range(4) if work not in self.withdrawn]
         closed = [
             (place.closed, work)
             for place, work in mine
@@ -188,6 +190,13 @@ class QueueMachine(RuleBasedStateMachine):
         place.token += 1
         assert got.fencing_token == place.token
 
+    @rule(work=st.sampled_from([1, 3]))
+    def withdraw(self, work: int) -> None:
+        """What closing a review does; half of the work stays, or soon nothing would be left to try."""
+        self.tick()
+        Comparison.objects.filter(pk=self.work[work].pk).update(state=Comparison.State.WITHDRAWN)
+        self.withdrawn.add(work)
+
     @rule(length=st.sampled_from([timedelta(seconds=1), LEASE / 2, LEASE, DAY]))
     def wait(self, length: timedelta) -> None:
         self.now += length
@@ -202,7 +211,8 @@ class QueueMachine(RuleBasedStateMachine):
             judged = rows.filter(state="judged").count()
             assert live + judged <= self.overlaps[number] + self.late_allowance[number]
             state = Comparison.objects.get(pk=comparison.pk).state
-            assert state == ("done" if judged >= self.overlaps[number] else "open")
+            standing = "done" if judged >= self.overlaps[number] else "open"
+            assert state == ("withdrawn" if number in self.withdrawn else standing)
 
     @invariant()
     def judgements_are_the_ledgers(self) -> None:

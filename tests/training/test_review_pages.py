@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from feedback.models import Comparison, Completion
+from feedback.models import Comparison, Completion, Preference
 from tests import factories
 from training import registry
 from training.models import ModelVersion, Review, ReviewItem, Run, RunSample
@@ -196,6 +196,31 @@ def test_the_verdict_and_every_comparison_after_closing(
     assert "people prefer v1 in 90 % of 10 blind comparisons (67 to 100)" in promote_page
     again = browser.post(url(project, f"reviews/{review.pk}/close/"), follow=True)
     assert "not open for judging" in again.content.decode()
+
+
+def test_work_handed_in_after_closing_is_kept_and_not_counted(
+    project: Any, admin: Any, annotator: Any, sign_in: Any, promoted: Any, policy: Any
+) -> None:
+    """Nine of ten said the candidate is better; the tenth had the comparison open when it was closed."""
+    review = judged_review(promoted, policy, wins=9, losses=0, open_=1)
+    browser = sign_in(annotator)
+    shown = browser.get(url(project, "judge/")).context
+    close(review, actor=admin)
+    verdict = Review.objects.get().verdict
+    posted = {
+        "assignment": shown["assignment"].pk,
+        "fencing_token": 1,
+        "key": "handed-in-late",
+        "strength": 3,
+    }
+    answer = browser.post(url(project, "judge/"), posted, headers={"hx-request": "true"})
+    assert "taken back meanwhile" in answer.content.decode()
+    late = Preference.objects.get(annotator=annotator)
+    assert late.late and late.comparison.state == "withdrawn"
+    assert Review.objects.get().verdict == verdict and verdict["judged"] == 9
+    page = sign_in(admin).get(url(project, f"reviews/{review.pk}/")).content.decode()
+    assert page.count("after closing, not counted") == 1
+    assert page.index("ours 9") < page.index("after closing, not counted")
 
 
 def test_review_queries_do_not_grow(

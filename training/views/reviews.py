@@ -99,7 +99,7 @@ def review_detail(request: Request, slug: str, pk: int) -> HttpResponse:
     context = status_context(project, review)
     if review.state == Review.State.CLOSED:
         page = Paginator(items_of(review), PAGE).get_page(request.GET.get("page"))
-        context |= {"page": page, "items": judged_items(list(page))}
+        context |= {"page": page, "items": judged_items(review, list(page))}
     context["runs"] = Run.objects.filter(project=project, kind="sample", purpose__review=review.pk).order_by(
         "pk"
     )
@@ -160,8 +160,8 @@ def items_of(review: Review) -> Any:
     return items.select_related("comparison__prompt", "candidate_completion", "baseline_completion")
 
 
-def judged_items(items: list[ReviewItem]) -> list[dict[str, Any]]:
-    """Each item with what its judges said, from the candidate's side."""
+def judged_items(review: Review, items: list[ReviewItem]) -> list[dict[str, Any]]:
+    """Each item with what its judges said, from the candidate's side; `after` what closing came before."""
     by_comparison = {item.comparison_id: item for item in items}
     said: dict[int, list[dict[str, Any]]] = {pk: [] for pk in by_comparison}
     judgements = Preference.objects.filter(comparison__in=by_comparison).current().select_related("annotator")
@@ -173,6 +173,7 @@ def judged_items(items: list[ReviewItem]) -> list[dict[str, Any]]:
                 "score": reviews.score_of(preference, by_comparison[preference.comparison_id]),
                 "strength": abs(preference.strength or 0),
                 "neither": preference.acceptability == Preference.Acceptability.NEITHER,
+                "after": review.closed_at is not None and preference.created_at > review.closed_at,
             }
         )
     return [{"item": item, "judgements": said[item.comparison_id]} for item in items]
