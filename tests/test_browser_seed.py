@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
+import pytest
+from django.db import connection
+
+from feedback import guards
 from feedback.models import Comparison
 from tests.browser.seed import fill
 from training import registry
+from training.guards import ALL
 from training.models import Review, Run
 
 pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def guarded(db: None) -> Any:
+    """Screenshots seed a database that migrations have guarded."""
+    guards.install(connection, ALL)
+    yield
+    guards.remove(connection, ALL)
 
 
 def test_every_state_is_there() -> None:

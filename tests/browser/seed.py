@@ -268,7 +268,7 @@ def reviewed(
 ) -> None:
     """A review whose comparisons are up; with `finished` all are judged and it is closed with its verdict."""
     some = prompts[:24]
-    plan = {
+    plan: dict[str, Any] = {
         "prompts": len(some),
         "prompts_from": {"review": 12, "train": 12},
         "overlap": 1,
@@ -284,7 +284,6 @@ def reviewed(
         candidate=candidate,
         baseline=baseline,
         plan=plan,
-        state=Review.State.JUDGING,
         created_by=done.people["ana"],
     )
     done.reviews[name] = made
@@ -292,8 +291,8 @@ def reviewed(
         new = write(candidate, prompt, index, draw.choice(VOICES[candidate.number]))
         old = write(baseline, prompt, index, draw.choice(VOICES[baseline.number]))
         if new.text == old.text:
-            made.plan["same_text"] += 1
-            made.plan["comparisons"] -= 1
+            plan["same_text"] += 1
+            plan["comparisons"] -= 1
             continue
         order = [new, old] if draw.random() < 0.5 else [old, new]
         comparison = Comparison.put_up(prompt, order, purpose=Comparison.Purpose.REVIEW, priority=10)
@@ -306,7 +305,8 @@ def reviewed(
             factories.make_preference(
                 comparison=comparison, annotator=done.people["tomas"], strength=strength
             )
-    made.save(update_fields=["plan"])
+    made.state = Review.State.JUDGING
+    made.save(update_fields=["plan", "state"])
     if finished:
         done.reviews[name] = review.close(made, actor=done.people["ana"])
 
