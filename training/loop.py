@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from django.db.models import Count, Q
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from feedback.models import Comparison, Completion, Preference, Project, Prompt, Role
 from training import review as reviews
@@ -35,6 +36,8 @@ class ReviewFacts(NamedTuple):
     judged: int
     planned: int
     better: bool | None
+    judges: str = "people"
+    """Of a closed one: whose judgements it counts, see `review.who_judged`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,7 @@ class Facts:
     imported: int = 0
     fresh: int = 0
     """Judgements that came after the newest reward model's data were frozen."""
+    fresh_simulated: int = 0
     decided: int = 0
     """Judgements that are no ties: what a reward model can be trained on."""
     newest: Named | None = None
@@ -64,6 +68,7 @@ class Facts:
     review: ReviewFacts | None = None
     active_run: Named | None = None
     failed_run: Named | None = None
+    """The newest run, if it failed."""
 
     @property
     def judgements(self) -> int:
@@ -91,8 +96,17 @@ def next_action(facts: Facts) -> Action:
     """The one sensible next action; the order of the steps is the order of the loop."""
     for step in (_prepare, _wait, _decide, _optimise, _learn, _judge):
         if action := step(facts):
-            return action
-    return _write(facts)
+            break
+    else:
+        action = _write(facts)
+    return _after_failure(action, facts.failed_run) if facts.failed_run else action
+
+
+def _after_failure(action: Action, run: Named) -> Action:
+    """A failed run bars nothing: mostly its step is simply the next one again."""
+    words = _("%(run)s failed; its page says why and what mends it.") % {"run": run.name}
+    page = Action("failed", _("See what happened"), "", "run_detail", {"pk": run.pk}, role=Role.REVIEWER)
+    return replace(action, reason=f"{words} {action.reason}", other=page)
 
 
 def _prepare(facts: Facts) -> Action | None:
@@ -123,10 +137,6 @@ def _wait(facts: Facts) -> Action | None:
         other = _judge_anyway() if facts.open else None
         args = {"pk": facts.active_run.pk}
         return Action("watch", _("Watch it"), reason, "run_detail", args, role=Role.REVIEWER, other=other)
-    if facts.failed_run:
-        reason = _("%(run)s failed. Its page says why and what mends it.") % {"run": facts.failed_run.name}
-        args = {"pk": facts.failed_run.pk}
-        return Action("failed", _("See what happened"), reason, "run_detail", args, role=Role.REVIEWER)
     return None
 
 
@@ -146,9 +156,19 @@ def _decide(facts: Facts) -> Action | None:
     if not review.better:
         return None
     reason = _("%(candidate)s is better than %(promoted)s: promote it, and it writes the next completions.")
+    reason = reason % names + _by_whom(review)
     label = _("Promote %(candidate)s") % names
     args, other = {"pk": candidate.pk}, _compare(candidate, promoted)
-    return Action("promote", label, reason % names, "version_promote", args, role=Role.ADMIN, other=other)
+    return Action("promote", label, reason, "version_promote", args, role=Role.ADMIN, other=other)
+
+
+def _by_whom(review: ReviewFacts) -> str:
+    """A sentence more where a verdict is not, or not only, that of people."""
+    return {
+        "people": "",
+        "simulated": " " + _("Only simulated annotators judged that; nobody has asked people."),
+        "both": " " + _("Simulated annotators judged a part of that."),
+    }[review.judges]
 
 
 def _go_on_with(review: ReviewFacts, names: dict[str, str]) -> Action:
@@ -190,11 +210,17 @@ def _learn(facts: Facts) -> Action | None:
     return Action(
         "reward_model",
         _("Train a reward model"),
-        _kept(facts) + reason % {"fresh": facts.fresh},
+        _kept(facts) + reason % {"fresh": facts.fresh} + _of_them_simulated(facts),
         "run_launch",
         {"kind": "reward_model"},
         other=other,
     )
+
+
+def _of_them_simulated(facts: Facts) -> str:
+    simulated = facts.fresh_simulated
+    words = ngettext("%(n)d of them is simulated.", "%(n)d of them are simulated.", simulated)
+    return " " + words % {"n": simulated} if simulated else ""
 
 
 def _judge(facts: Facts) -> Action | None:
@@ -235,8 +261,10 @@ def _kept(facts: Facts) -> str:
         return ""
     names = {"candidate": facts.candidate.name, "promoted": facts.promoted.name}
     if facts.review.better is False:
-        return _("%(candidate)s is worse than %(promoted)s, which stays.") % names + " "
-    return _("%(candidate)s is not shown to be better than %(promoted)s, which stays.") % names + " "
+        words = _("%(candidate)s is worse than %(promoted)s, which stays.")
+    else:
+        words = _("%(candidate)s is not shown to be better than %(promoted)s, which stays.")
+    return words % names + _by_whom(facts.review) + " "
 
 
 # --- what is there ----------------------------------------------------------------------------------
@@ -303,12 +331,14 @@ def count_judgements(project: Project, *, since: datetime | None) -> dict[str, i
     found = Preference.objects.filter(
         comparison__project=project, comparison__purpose=Comparison.Purpose.TRAINING
     ).current()
+    after = Q(created_at__gt=since) if since else Q()
     counted = found.aggregate(
         n_people=Count("pk", filter=Q(simulated=False, imported=False)),
         n_simulated=Count("pk", filter=Q(simulated=True)),
         n_imported=Count("pk", filter=Q(imported=True, simulated=False)),
         n_decided=Count("pk", filter=~Q(strength=0)),
-        n_fresh=Count("pk", filter=Q(created_at__gt=since) if since else Q()),
+        n_fresh=Count("pk", filter=after),
+        n_fresh_simulated=Count("pk", filter=after & Q(simulated=True)),
     )
     return {name.removeprefix("n_"): count for name, count in counted.items()}
 
@@ -321,5 +351,6 @@ def _review_facts(candidate: ModelVersion | None, promoted: ModelVersion | None)
     if review is None:
         return None
     done = reviews.progress(review)
-    better = review.verdict.get("better") if review.state == Review.State.CLOSED else None
-    return ReviewFacts(review.pk, review.state, done.complete, done.judged, done.planned, better)
+    verdict = review.verdict if review.state == Review.State.CLOSED else {}
+    facts = (review.pk, review.state, done.complete, done.judged, done.planned, verdict.get("better"))
+    return ReviewFacts(*facts, judges=reviews.who_judged(verdict))

@@ -322,15 +322,21 @@ def score_of(preference: Preference, item: ReviewItem) -> float:
     return float(preferred.completion_id == item.candidate_completion_id)
 
 
+def who_judged(verdict: dict[str, Any]) -> str:
+    """Whose judgements a verdict counts: of "people", of "simulated" annotators alone, or of "both"."""
+    simulated = verdict.get("simulated", 0)
+    everybody = sum(verdict.get(name, 0) for name in ("wins", "ties", "losses"))
+    return "people" if not simulated else "simulated" if simulated == everybody else "both"
+
+
 def _words(review: Review, facts: dict[str, Any]) -> str:
     if facts["judged"] == 0 and facts["same_text"] == 0:
         return _("closed without a judgement")
-    if facts["simulated"] == 0:
-        judges = _("people prefer")
-    elif facts["simulated"] == facts["judged"]:
-        judges = _("simulated annotators prefer")
-    else:
-        judges = _("people and simulated annotators prefer")
+    judges = {
+        "people": _("people prefer"),
+        "simulated": _("simulated annotators prefer"),
+        "both": _("people and simulated annotators prefer"),
+    }[who_judged(facts)]
     head = {True: _("better"), False: _("worse"), None: _("no evidence of a difference")}[facts["better"]]
     words = _(
         "%(head)s: %(judges)s %(version)s in %(rate)d %% of %(prompts)d blind comparisons"

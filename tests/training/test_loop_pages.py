@@ -55,7 +55,10 @@ def review(state: str, *, judged: int = 0, planned: int = 100, better: bool | No
         # promoted just now: its own texts first, although older ones wait
         ({**LEARNED, "promoted": V1, "promoted_compared": 0}, "write"),
         ({**LEARNED, "active_run": Named(5, "PPO 5", "ppo")}, "watch"),
-        ({**LEARNED, "failed_run": Named(5, "PPO 5", "ppo")}, "failed"),
+        # a failed run bars nothing: what it was for is still the next thing to do
+        ({**LEARNED, "reward_model_used": False, "failed_run": Named(5, "PPO 5", "ppo")}, "ppo"),
+        ({**LEARNED, "candidate": V1, "failed_run": Named(5, "Write completions 5", "sample")}, "review"),
+        ({**START, "failed_run": Named(5, "Write completions 5", "sample")}, "write"),
         ({"active_run": Named(5, "PPO 5", "ppo")}, "import"),
     ],
 )
@@ -69,6 +72,34 @@ def test_judging_says_how_many_more() -> None:
     action = next_action(Facts(**{**ASKED, "people": 60, "fresh": 60, "decided": 60}))
     assert "40 more judgements" in action.reason
     assert action.other is not None and action.other.key == "train_anyway"
+
+
+def test_a_failed_run_is_told_and_one_click_away() -> None:
+    action = next_action(Facts(**{**LEARNED, "failed_run": Named(5, "PPO 5", "ppo")}))
+    assert action.reason.startswith("PPO 5 failed") and "more judgements" in action.reason
+    assert action.other is not None and (action.other.view, action.other.args) == ("run_detail", {"pk": 5})
+
+
+@pytest.mark.parametrize(
+    ("judges", "said"),
+    [
+        ("people", "it writes the next completions."),
+        ("simulated", "Only simulated annotators judged that; nobody has asked people."),
+        ("both", "Simulated annotators judged a part of that."),
+    ],
+)
+def test_the_next_action_says_whose_verdict_it_follows(judges: str, said: str) -> None:
+    for better in (True, None, False):
+        closed = review("closed", judged=9, better=better)._replace(judges=judges)
+        reason = next_action(Facts(**{**LEARNED, "candidate": V1, "review": closed})).reason
+        if better or judges != "people":
+            assert said in reason
+        assert ("imulated" in reason) == (judges != "people")
+
+
+def test_the_next_action_says_how_many_new_judgements_are_simulated() -> None:
+    fresh = {**ASKED, "simulated": 130, "fresh": 130, "fresh_simulated": 120, "decided": 120}
+    assert "120 of them are simulated." in next_action(Facts(**fresh)).reason
 
 
 def test_a_lost_review_is_told() -> None:
@@ -102,6 +133,7 @@ def test_it_gathers_facts(project: Any) -> None:
     facts = gather(project)
     assert (facts.prompts, facts.held_out, facts.open) == (6, 1, 1)
     assert (facts.people, facts.simulated, facts.imported, facts.decided, facts.fresh) == (1, 1, 0, 1, 2)
+    assert facts.fresh_simulated == 1
     assert facts.promoted == Named(base.pk, "v0")
     assert facts.promoted_compared == 1
     assert facts.candidate is None
@@ -213,7 +245,8 @@ def test_queries_do_not_grow(
     ("simulated", "said", "unsaid"),
     [
         (4, "Simulated annotators prefer the newest version", "People prefer the newest version"),
-        (0, "People prefer the newest version", "Simulated annotators prefer"),
+        (1, "People and simulated annotators together prefer", "People prefer the newest version"),
+        (0, "People prefer the newest version", "nnotators prefer"),
     ],
 )
 def test_the_loop_says_who_prefers_the_newest_version(
@@ -231,4 +264,7 @@ def test_the_loop_says_who_prefers_the_newest_version(
     page = sign_in(reviewer).get(f"/p/{project.slug}/").content.decode()
     assert said in page and unsaid not in page
     assert "(1 simulated)" in page
-    assert ('<span class="tag">simulated</span>' in page) is bool(simulated)
+    tags = {4: "simulated", 1: "partly simulated"}
+    for number, words in tags.items():
+        assert (f'<span class="tag">{words}</span>' in page) is (number == simulated)
+        assert (f">{words}</p>" in page) is (number == simulated), "at the station"

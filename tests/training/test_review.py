@@ -210,6 +210,15 @@ def test_the_verdict_says_who_judged(plan: Plan) -> None:
     assert "people and simulated annotators prefer" in found["words"] and found["simulated"] == 4
 
 
+def test_a_simulated_extra_judgement_does_not_bring_people_in(plan: Plan) -> None:
+    """Three planned judgements and a late fourth, all simulated: four simulated of three planned."""
+    planned = judged(plan, [1.0] * 3, simulated=True)
+    judge(planned.items.all()[0], 1.0, simulated=True, late=True)
+    found = review.verdict(planned)
+    assert (found["simulated"], found["judged"]) == (4, 3)
+    assert "people" not in found["words"] and review.who_judged(found) == "simulated"
+
+
 def test_both_bad_is_counted_apart(plan: Plan) -> None:
     found = review.verdict(judged(plan, [0.5, 0.5, 0.5], acceptability="neither"))
     assert (found["ties"], found["neither"]) == (3, 3)

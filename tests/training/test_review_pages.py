@@ -10,7 +10,7 @@ from feedback.models import Comparison, Completion, Preference
 from tests import factories
 from training import registry
 from training.models import ModelVersion, Review, ReviewItem, Run, RunSample
-from training.review import close
+from training.review import advance_all, close, plan
 
 
 @pytest.fixture
@@ -221,6 +221,24 @@ def test_work_handed_in_after_closing_is_kept_and_not_counted(
     page = sign_in(admin).get(url(project, f"reviews/{review.pk}/")).content.decode()
     assert page.count("after closing, not counted") == 1
     assert page.index("ours 9") < page.index("after closing, not counted")
+
+
+def test_a_failed_review_is_planned_again_from_its_run(
+    project: Any, engineer: Any, sign_in: Any, promoted: Any, policy: Any
+) -> None:
+    factories.make_prompt(project=project)
+    plan(project, policy, promoted, actor=engineer, prompts=1)
+    run = Run.objects.filter(kind="sample").earliest("pk")
+    Run.objects.filter(kind="sample").update(state="failed")
+    advance_all()
+    review = Review.objects.get()
+    browser = sign_in(engineer)
+    again = f"{url(project, 'reviews/new/')}?candidate={policy.pk}&amp;baseline={promoted.pk}"
+    assert again in browser.get(url(project, "")).content.decode(), "the loop goes on"
+    page = browser.get(url(project, f"runs/{run.pk}/")).content.decode()
+    assert url(project, f"reviews/{review.pk}/") in page and "Launch another" not in page
+    page = browser.get(url(project, f"reviews/{review.pk}/")).content.decode()
+    assert "could not be written" in page and again in page
 
 
 def test_review_queries_do_not_grow(

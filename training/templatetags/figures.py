@@ -12,8 +12,10 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from feedback.visible import pieces
+from training.review import who_judged
 
 register = template.Library()
+register.filter("who_judged", who_judged)
 MISSING = "–"
 MINUS = "\u2212"
 

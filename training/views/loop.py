@@ -23,6 +23,7 @@ from training import headlines
 from training.core.configs import KINDS
 from training.loop import Action, Facts, gather, next_action
 from training.models import ModelVersion, PromotedVersion, Promotion, Review
+from training.review import who_judged
 from training.templatetags.figures import figure, percent, percent_number, signed
 
 ROUNDS = 8
@@ -87,9 +88,8 @@ PLACE_OF_STATION = {"completions": 1, "reward_model": 3, "policy": 4}
 
 
 def place_of(action: Action, facts: Facts) -> int:
-    run = facts.active_run or facts.failed_run
-    if action.key in ("watch", "failed") and run:
-        return PLACE_OF_STATION[KINDS[run.kind].station]
+    if action.key == "watch" and facts.active_run:
+        return PLACE_OF_STATION[KINDS[facts.active_run.kind].station]
     return PLACE_OF[action.key]
 
 
@@ -175,7 +175,10 @@ def reward_model_station(project: Project, facts: Facts) -> Station:
             % {"low": percent_number(known.low), "high": percent_number(known.high)}
         )
     if facts.fresh:
-        words.append(_("%(count)s judgements newer") % {"count": figure(facts.fresh)})
+        newer = _("%(count)s judgements newer")
+        if facts.fresh_simulated:
+            newer = _("%(count)s judgements newer, %(simulated)s of them simulated")
+        words.append(newer % {"count": figure(facts.fresh), "simulated": figure(facts.fresh_simulated)})
     url = reverse("version_detail", args=[project.slug, version.pk])
     return Station(_("Reward model"), percent(known.value) if known else str(version), words, url)
 
@@ -208,6 +211,8 @@ def review_station(project: Project, facts: Facts) -> Station:
                 "high": percent_number(review.verdict["high"]),
             }
         )
+        marks = {"people": [], "simulated": [_("simulated")], "both": [_("partly simulated")]}
+        words += marks[who_judged(review.verdict)]
     elif facts.review and facts.review.pk == review.pk and review.state == Review.State.JUDGING:
         number = f"{figure(facts.review.judged)}/{figure(facts.review.planned)}"
     else:
@@ -353,8 +358,7 @@ def review_chart(reviews: list[Review]) -> dict[str, Any] | None:
         "height": HEIGHT,
         "right": right,
         "better": newest.verdict["better"],
-        # Not a word on people where no person judged.
-        "simulated": newest.verdict.get("simulated", 0) == newest.verdict.get("judged") != 0,
+        "judges": who_judged(newest.verdict),
     }
 
 

@@ -134,6 +134,7 @@ def status_context(project: Project, review: Review) -> dict[str, Any]:
         "progress": reviews.progress(review),
         "bar": bar(verdict) if verdict.get("judged") and "wins" in verdict else [],
         "may_close": may and review.state == Review.State.JUDGING,
+        "may_plan_again": may and review.state == Review.State.FAILED,
         "may_promote": admin and registry.promoted(project) != review.candidate,
         "going": review.state in (Review.State.SAMPLING, Review.State.JUDGING),
     }
