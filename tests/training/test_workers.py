@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from django.conf import settings as django_settings
+from django.db import connection
 from django.utils import timezone
 
 from rlhf_app.broker import answers, server_program
@@ -36,6 +39,22 @@ def working(run: Run) -> bool:
 
 def weights(run: Run) -> str:
     return (ModelVersion.objects.get(run=run).path / "model.safetensors").read_text()
+
+
+def stop_between_writes(worker: Worker) -> None:
+    """SIGSTOP. Stopped with SQLite's write lock in its hand it would hold everybody up: a story of its own."""
+    while True:
+        worker.send_signal(signal.SIGSTOP)
+        if connection.vendor != "sqlite":
+            return
+        with closing(sqlite3.connect(connection.settings_dict["NAME"], timeout=0.2)) as other:
+            try:
+                other.execute("BEGIN IMMEDIATE")
+                other.rollback()
+                return
+            except sqlite3.OperationalError:
+                worker.send_signal(signal.SIGCONT)
+                time.sleep(0.03)
 
 
 @pytest.fixture
@@ -76,8 +95,8 @@ def test_a_worker_stopped_past_its_lease_changes_nothing_when_it_wakes(
     run = make_fake_run(steps=40, seconds=0.1)
     stale = start(run)
     wait_until(lambda: working(run))
-    stale.send_signal(signal.SIGSTOP)
-    wait_until(lambda: (supervisor.sweep(), now(run).state == "queued")[1], seconds=8)
+    stop_between_writes(stale)
+    wait_until(lambda: (supervisor.sweep(), now(run).state == "queued")[1], seconds=20)
     successor = start(run)
     wait_until(lambda: len(starts(run)) == 2)
     assert not alive(starts(run)[0]["pid"]), "the stale trainer was ended first"
