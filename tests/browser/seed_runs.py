@@ -76,6 +76,11 @@ def make_run(
     return Run.objects.get(pk=made.pk)
 
 
+def beat() -> None:
+    """What a supervisor does every few seconds: the pages are looked at for minutes."""
+    Run.objects.filter(state=Run.State.RUNNING).update(heartbeat_at=timezone.now())
+
+
 def wiggle(name: str, step: int) -> float:
     """A number in -1..1 that depends only on its arguments."""
     return int(hashlib.sha256(f"{name} {step}".encode()).hexdigest()[:8], 16) / 2**31 - 1

@@ -15,6 +15,7 @@ from playwright.sync_api import TimeoutError as BrowserTimeout
 from tests.browser import web
 from tests.browser.pages import Page
 from tests.browser.seed import Seeded
+from tests.browser.seed_runs import beat
 
 AXE = Path(__file__).parent / "vendor" / "axe-4.14.1.min.js"
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
@@ -92,6 +93,7 @@ def look_at(
     pictures: Path | None,
 ) -> None:
     page.set_viewport_size({"width": 1440, "height": HEIGHTS[1440]})
+    beat()
     answer = page.goto(site + listed.path)
     if answer is None or answer.status != listed.status:
         found.unreached.append(f"{listed.name}: {answer and answer.status}, wanted {listed.status}")
