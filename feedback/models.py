@@ -369,33 +369,6 @@ class Comparison(models.Model):
             self.shuffle = secrets.randbelow(2**31)
         super().save(*args, **kwargs)
 
-    @classmethod
-    def put_up(
-        cls,
-        prompt: Prompt,
-        completions: list[Completion],
-        *,
-        purpose: str = Purpose.TRAINING,
-        overlap: int | None = None,
-        priority: int = 0,
-        state: str = State.OPEN,
-    ) -> Comparison:
-        """Create the comparison of these completions, in this canonical order."""
-        with transaction.atomic():
-            comparison = cls.objects.create(
-                project_id=prompt.project_id,
-                prompt=prompt,
-                purpose=purpose,
-                overlap=overlap or prompt.project.overlap,
-                priority=priority,
-                state=state,
-            )
-            Candidate.objects.bulk_create(
-                Candidate(comparison=comparison, completion=completion, position=position)
-                for position, completion in enumerate(completions)
-            )
-        return comparison
-
 
 class Candidate(models.Model):
     """A completion's place in a comparison. `position` is the canonical order, never the shown one."""

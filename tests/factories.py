@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from feedback.models import (
     Assignment,
+    Candidate,
     Comparison,
     Completion,
     Guideline,
@@ -82,7 +83,19 @@ def make_comparison(
 ) -> Comparison:
     """An open pairwise comparison of fresh completions (`texts` in canonical order)."""
     prompt = prompt or make_prompt(project=project)
-    return Comparison.put_up(prompt, [make_completion(prompt=prompt, text=text) for text in texts], **fields)
+    return put_up(prompt, [make_completion(prompt=prompt, text=text) for text in texts], **fields)
+
+
+def put_up(prompt: Prompt, completions: list[Completion], **fields: Any) -> Comparison:
+    """The comparison of these completions, in this canonical order."""
+    comparison = Comparison.objects.create(
+        **{"project": prompt.project, "prompt": prompt, "overlap": prompt.project.overlap, **fields}
+    )
+    Candidate.objects.bulk_create(
+        Candidate(comparison=comparison, completion=completion, position=position)
+        for position, completion in enumerate(completions)
+    )
+    return comparison
 
 
 def make_assignment(

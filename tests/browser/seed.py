@@ -152,7 +152,7 @@ def put_up(
     for index, prompt in enumerate(prompts):
         first, second = draw.sample(VOICES[version.number], 2)
         pair = [write(version, prompt, index, first), write(version, prompt, index, second)]
-        found.append(Comparison.put_up(prompt, pair))
+        found.append(factories.put_up(prompt, pair))
     return found
 
 
@@ -295,7 +295,7 @@ def reviewed(
             plan["comparisons"] -= 1
             continue
         order = [new, old] if draw.random() < 0.5 else [old, new]
-        comparison = Comparison.put_up(prompt, order, purpose=Comparison.Purpose.REVIEW, priority=10)
+        comparison = factories.put_up(prompt, order, purpose=Comparison.Purpose.REVIEW, priority=10)
         ReviewItem.objects.create(
             review=made, comparison=comparison, candidate_completion=new, baseline_completion=old
         )

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from feedback.models import Assignment, Preference, Project, User
 from tests.browser import web
-from tests.factories import make_comparison, make_completion, make_member, make_project, make_prompt
+from tests.factories import make_comparison, make_completion, make_member, make_project, make_prompt, put_up
 
 pytestmark = pytest.mark.browser
 SignIn = Callable[[User], None]
@@ -248,7 +248,7 @@ def test_hostile_texts_are_only_text(context: BrowserContext, page: Page, site: 
     for number, payload in enumerate(PAYLOADS):
         prompt = make_prompt(project=project, text=f"{number} {payload}")
         texts = [make_completion(prompt=prompt, text=f"{payload} {side}") for side in "xy"]
-        texts[0].comparisons.model.put_up(prompt, texts, priority=100 - number)
+        put_up(prompt, texts, priority=100 - number)
     asked: list[str] = []
     context.on("request", lambda request: asked.append(request.url))
     context.on("dialog", lambda dialog: asked.append(f"dialog {dialog.message}"))

@@ -13,7 +13,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from feedback.models import Assignment, Comparison, Preference, Project, User
+from feedback.models import Assignment, Preference, Project, User
 from tests.factories import (
     make_comparison,
     make_completion,
@@ -23,6 +23,7 @@ from tests.factories import (
     make_project,
     make_prompt,
     make_user,
+    put_up,
 )
 
 pytestmark = pytest.mark.django_db
@@ -173,9 +174,7 @@ def world(*, secret: bool) -> tuple[Project, User]:
             make_completion(prompt=prompt, text=f"text {number} {side}", model_version=version, **about)
             for side in "xy"
         ]
-        comparison = Comparison.put_up(
-            prompt, completions, purpose=purpose if secret else "training", priority=-number
-        )
+        comparison = put_up(prompt, completions, purpose=purpose if secret else "training", priority=-number)
         said = {"comment": "what a peer said", "strength": 3} if secret else {"strength": -1}
         make_preference(comparison=comparison, annotator=peer, **said)
     return project, make_member(project=project, user=make_user(username=f"me-{project.slug}"))

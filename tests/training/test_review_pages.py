@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from feedback.models import Comparison, Completion, Preference
+from feedback.models import Completion, Preference
 from tests import factories
 from training import registry
 from training.models import ModelVersion, Review, ReviewItem, Run, RunSample
@@ -65,7 +65,7 @@ def judged_review(
     for place in range(total):
         prompt = factories.make_prompt(project=base.project)
         theirs, ours = write(prompt, base, f"theirs {place}"), write(prompt, policy, f"ours {place}")
-        comparison = Comparison.put_up(prompt, [theirs, ours], purpose="review")
+        comparison = factories.put_up(prompt, [theirs, ours], purpose="review")
         ReviewItem.objects.create(
             review=review, comparison=comparison, candidate_completion=ours, baseline_completion=theirs
         )
