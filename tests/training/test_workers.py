@@ -42,7 +42,7 @@ def weights(run: Run) -> str:
 
 
 def stop_between_writes(worker: Worker) -> None:
-    """SIGSTOP. Stopped with SQLite's write lock in its hand it would hold everybody up: a story of its own."""
+    """SIGSTOP, but not with SQLite's write lock in its hand: that would hold everybody up."""
     while True:
         worker.send_signal(signal.SIGSTOP)
         if connection.vendor != "sqlite":
@@ -98,7 +98,7 @@ def test_a_worker_stopped_past_its_lease_changes_nothing_when_it_wakes(
     stop_between_writes(stale)
     wait_until(lambda: (supervisor.sweep(), now(run).state == "queued")[1], seconds=20)
     successor = start(run)
-    wait_until(lambda: len(starts(run)) == 2)
+    wait_until(lambda: len(starts(run)) == 2, seconds=60)
     assert not alive(starts(run)[0]["pid"]), "the stale trainer was ended first"
     stale.send_signal(signal.SIGCONT)
     assert stale.wait(10) == 0, "it finds its token refused and leaves"
