@@ -124,16 +124,16 @@ def write_pairs(
 
 
 def import_key(row: PairRow, prompt_hash: str, *, put_up: bool) -> str:
-    """What makes two rows the same. Recorded: prompt, both answers, which was better and by how much, so that
-    a second person who saw it otherwise is kept. Put up: prompt and both answers, in whatever order."""
-    answers = [sha256_text(row.chosen), sha256_text(row.rejected)]
+    """What makes two rows the same. Recorded: prompt, both completions, which was better and by how much, so
+    that a second person who saw it otherwise is kept. Put up: prompt and both completions, in any order."""
+    texts = [sha256_text(row.chosen), sha256_text(row.rejected)]
     if put_up:
-        return sha256_text(canonical_json(["put up", prompt_hash, *sorted(answers)]))
-    return sha256_text(canonical_json(["judged", prompt_hash, *answers, row.strength]))
+        return sha256_text(canonical_json(["put up", prompt_hash, *sorted(texts)]))
+    return sha256_text(canonical_json(["judged", prompt_hash, *texts, row.strength]))
 
 
 def canonical_order(row: PairRow) -> list[str]:
-    """The two answers in an order that tells nothing of which was chosen: by the hash of text and pair."""
+    """The two completions in an order that tells nothing of which was chosen: by hash of text and pair."""
     pair = sorted((sha256_text(row.chosen), sha256_text(row.rejected)))
     return sorted((row.chosen, row.rejected), key=lambda text: sha256_text("".join(pair) + text))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -256,6 +257,18 @@ def test_files_and_functions_keep_their_budgets() -> None:
 def test_there_is_no_room_without_a_purpose() -> None:
     names = {part for name in MODULES for part in name.split(".")}
     assert not names & {"utils", "util", "helpers", "common", "services", "misc", "signals"}
+
+
+def test_pages_call_things_by_the_project_s_words() -> None:
+    """Completions, preferences, annotators: the words that CONTRIBUTING.md asks for, nowhere the others."""
+    others = r"\b(answer(ed|s)?|responses?|votes?|labell?ers?|raters?|datasets?|experiments?)\b"
+    found = [
+        f"{path.name}: {match[0]}"
+        for path in (ROOT / "templates").rglob("*.html")
+        for match in re.finditer(others, path.read_text(encoding="utf-8"), re.IGNORECASE)
+        if path.name != "503.html"  # it is the database that does not answer there
+    ]
+    assert found == ["_comparison_pair.html: answer"]  # data-answer, a hook of its script
 
 
 def test_pages_obey_the_content_security_policy() -> None:

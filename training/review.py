@@ -1,7 +1,7 @@
 """Blind review of two versions: plan the sample before looking, put up comparisons, read the verdict.
 
-Both versions answer the same prompts; where their texts differ, people compare them through the same queue as
-any other comparison, without learning which version wrote what. The plan is fixed when the review starts, and
+Both versions complete the same prompts; where their texts differ, people compare them through the same queue
+as any other comparison, without learning which version wrote what. The plan is fixed when the review starts, and
 no result is shown before the planned judgements are in, so nobody can stop at a lucky moment unseen.
 """
 
@@ -134,15 +134,15 @@ def _choose_prompts(
 ) -> tuple[list[int], dict[str, int]]:
     """Prompt ids in the order drawn by `seed`, those of the first split first; the count of each split.
 
-    Of a split, prompts that no version in `unread` has answered come first: there is nothing to have read.
+    Of a split, prompts that no version in `unread` has completed come first: there is nothing to have read.
     """
-    answered = set(Completion.objects.filter(model_version__in=unread).values_list("prompt", flat=True))
+    completed = set(Completion.objects.filter(model_version__in=unread).values_list("prompt", flat=True))
     chosen = Prompt.objects.filter(project=project, split__in=splits)
     rows = chosen.values_list("pk", "content_hash", "split")
 
     def place(row: tuple[int, str, str]) -> tuple[int, bool, str]:
         pk, content_hash, split = row
-        return splits.index(split), pk in answered, snapshots.drawn_order(content_hash, seed)
+        return splits.index(split), pk in completed, snapshots.drawn_order(content_hash, seed)
 
     ordered = sorted(rows, key=place)[:wanted]
     counts = {str(split): sum(row[2] == split for row in ordered) for split in SPLITS}
@@ -152,11 +152,11 @@ def _choose_prompts(
 # --- beside each other, without a review -------------------------------------------------------------
 
 COMPARED = 60
-"""Prompts that two versions answer to be read side by side."""
+"""Prompts that two versions complete to be read side by side."""
 
 
 def write_missing(project: Project, *versions: ModelVersion, actor: User | None) -> list[Run]:
-    """Let each version answer those of some prompts that it has not answered yet.
+    """Let each version complete those of some prompts that it has not completed yet.
 
     Prompts that are set aside for reviews are not among them: who reads completions under a version's name
     cannot judge them blind any more. Raises NothingToFreeze in a project without other prompts.

@@ -268,7 +268,7 @@ def freeze_prompt_ids(
 ) -> Snapshot:
     """These prompts of the project, in this order."""
     if not pks:
-        raise NothingToFreeze(_("There are no prompts to answer: import some first."))
+        raise NothingToFreeze(_("There are no prompts yet: import some first."))
 
     def rows() -> Iterator[dict[str, Any]]:
         for start in range(0, len(pks), BATCH):

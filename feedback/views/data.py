@@ -232,8 +232,8 @@ def filtered(prompts: QuerySet[Prompt], wanted: dict[str, Any]) -> QuerySet[Prom
     if wanted["split"]:
         prompts = prompts.filter(split=wanted["split"])
     if wanted["source"]:
-        answers = Completion.objects.filter(prompt=OuterRef("pk"), source=wanted["source"])
-        prompts = prompts.filter(Exists(answers))
+        completions = Completion.objects.filter(prompt=OuterRef("pk"), source=wanted["source"])
+        prompts = prompts.filter(Exists(completions))
     if wanted["imported_by"]:
         prompts = prompts.filter(source=f"import {wanted['imported_by']}")
     if wanted["q"]:
@@ -271,7 +271,7 @@ def listed(page: Page[Prompt]) -> list[dict[str, Any]]:
 
 @require_GET
 def prompt_detail(request: Request, slug: str, pk: int) -> HttpResponse:
-    """The conversation and everything that answers it. `?full` shows long texts whole."""
+    """The conversation and all its completions. `?full` shows long texts whole."""
     project = get_project(request.user, slug, Role.REVIEWER)
     prompt = get_in_project(project, Prompt.objects.all(), pk)
     limit = None if "full" in request.GET else TEXT_SHOWN
@@ -286,14 +286,14 @@ def prompt_detail(request: Request, slug: str, pk: int) -> HttpResponse:
         PAGE_ROWS,
     ).get_page(request.GET.get("page"))
     turns = [(turn["role"], pieces(turn["content"][:limit])) for turn in prompt.messages]
-    answers = [(completion, pieces(completion.text[:limit])) for completion in completions]
+    shown = [(completion, pieces(completion.text[:limit])) for completion in completions]
     texts = [turn["content"] for turn in prompt.messages] + [completion.text for completion in completions]
     context = {
         "project": project,
         "place": "data",
         "prompt": prompt,
         "turns": turns,
-        "answers": answers,
+        "completions": shown,
         "page": completions,
         "query": "",
         "cut": limit is not None and any(len(text) > limit for text in texts),

@@ -61,11 +61,11 @@ def judge(request: Request, slug: str) -> HttpResponse:
     try:
         preference, following = submit_and_claim(request, project, assignment, form)
     except queue.KeyReused:
-        said = gettext("Sent before with another answer. The first answer stands; Undo changes it.")
+        said = gettext("Sent before with another judgement. The first one stands; Undo changes it.")
         return next_comparison(request, project, problem=said, status=422)
     said = ""
     if preference.idempotency_key != form.cleaned_data["key"]:
-        said = gettext("You had judged that comparison already, in another tab. Your first answer stands.")
+        said = gettext("You had judged that comparison already, in another tab. Your first judgement stands.")
     elif preference.comparison.state == Comparison.State.WITHDRAWN:
         said = gettext("Saved. The comparison had been taken back meanwhile, so it no longer counts.")
     elif preference.late:

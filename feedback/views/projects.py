@@ -27,7 +27,7 @@ def project_create(request: Request) -> HttpResponse:
             project = form.save()
             Membership.objects.create(project=project, user=request.user, role=Role.ADMIN)
             AuditEntry.record(request.user, "project.created", project, name=project.name)
-        messages.success(request, _("The project is there. Tell people what a good answer is:"))
+        messages.success(request, _("The project is there. Tell people what a good completion is:"))
         return redirect("guidelines", project.slug)
     return render(request, "feedback/project_create.html", {"form": form})
 

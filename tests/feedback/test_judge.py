@@ -282,7 +282,7 @@ def test_submit_same_key_other_answer_is_refused_in_words(project: Project, mei:
     mei.post(answer)
     response = mei.post(answer | {"strength": "-1"})
     assert response.status_code == 422
-    assert "Sent before with another answer" in response.content.decode()
+    assert "Sent before with another judgement" in response.content.decode()
     assert abs(Preference.objects.get().strength or 0) == 1 and Preference.objects.count() == 1
 
 

@@ -136,7 +136,7 @@ def test_no_prompts_no_review(project: Any, engineer: Any, sign_in: Any, promote
         url(project, "reviews/new/"), {**posted, "max_new_tokens": 64, "seed": 0}
     )
     assert response.status_code == 422
-    assert "no prompts to answer" in response.content.decode()
+    assert "no prompts yet" in response.content.decode()
 
 
 def test_no_interim_result_while_judging(

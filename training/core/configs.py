@@ -134,12 +134,12 @@ class PolicyConfig(Config):
         "policy": "The version to improve.",
         "reference": "The KL penalty holds the policy near this version.",
         "reward_model": "Scores each completion.",
-        "prompts": "What the policy answers while it learns.",
+        "prompts": "What the policy completes while it learns.",
     }
     data: ClassVar[tuple[str, str]] = ("prompts", "prompts")
 
     steps: int = setting(16, "Rollouts, each followed by an update.", low=1, high=1_000_000, unit="steps")
-    rollout_prompts: int = setting(64, "Prompts answered in one rollout.", low=1, high=100_000, unit="prompts")
+    rollout_prompts: int = setting(64, "Prompts completed in one rollout.", low=1, high=100_000, unit="prompts")
     completions_per_prompt: int = setting(1, "Completions of each prompt in a rollout.", low=1, high=1000)
     max_new_tokens: int = setting(64, "Longest completion.", low=1, high=16_384, unit="tokens")
     temperature: float = setting(1.0, "Sampling temperature of rollouts; log-probabilities use it too.", low=0.05, high=5.0)
@@ -221,7 +221,7 @@ class REINFORCEConfig(PolicyConfig):
     }
 
     steps: int = setting(60, "Rollouts, each followed by an update.", low=1, high=1_000_000, unit="steps")
-    rollout_prompts: int = setting(16, "Prompts answered in one rollout.", low=1, high=100_000, unit="prompts")
+    rollout_prompts: int = setting(16, "Prompts completed in one rollout.", low=1, high=100_000, unit="prompts")
     completions_per_prompt: int = setting(4, "Completions of each prompt in a rollout.", low=1, high=1000)
     baseline: str = setting("leave_one_out", "What a return is compared with: nothing, the running mean, the prompt's other completions, or a value head.", choices=("none", "running_mean", "leave_one_out", "value_head"))
     baseline_decay: float = setting(0.9, "Share of the running mean that a step keeps.", low=0.0, high=1.0, advanced=True)
@@ -265,7 +265,7 @@ class SampleConfig(Config):
     trains: ClassVar[bool] = False
     inputs: ClassVar[dict[str, str]] = {
         "policy": "The version that writes.",
-        "prompts": "What it answers.",
+        "prompts": "What it completes.",
         "reward_model?": "Optional: scores what is written, without changing it.",
     }
     data: ClassVar[tuple[str, str]] = ("prompts", "prompts")

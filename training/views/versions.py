@@ -150,7 +150,7 @@ SORTS = ("prompt", "gain", "length")
 
 @require_GET
 def version_compare(request: Request, slug: str) -> HttpResponse:
-    """Two versions on the prompts that both answered, one prompt at a time."""
+    """Two versions on the prompts that both completed, one prompt at a time."""
     project = get_project(request.user, slug, Role.REVIEWER)
     policies = ModelVersion.objects.filter(project=project, kind__in=POLICY_KINDS)
     first, second = (chosen_version(request.GET, policies, name) for name in ("a", "b"))
@@ -232,7 +232,7 @@ Pair = tuple[int, int, int, float | None, int]
 
 
 def common_pairs(project: Project, first: ModelVersion, second: ModelVersion) -> list[Pair]:
-    """(prompt, completion of `first`, of `second`, reward gain, length gain) for each prompt both answered.
+    """(prompt, completion of `first`, of `second`, reward gain, length gain) for each prompt both completed.
 
     Of several completions by one version the newest counts. A gain needs scores by the same reward model.
     """
@@ -254,7 +254,7 @@ def common_pairs(project: Project, first: ModelVersion, second: ModelVersion) ->
 
 @require_POST
 def version_write(request: Request, slug: str) -> HttpResponse:
-    """Let two versions answer the prompts that they have not answered yet, to be read side by side."""
+    """Let two versions complete the prompts that they have not completed yet, to be read side by side."""
     project = get_project(request.user, slug, Role.ENGINEER)
     policies = ModelVersion.objects.filter(project=project, kind__in=POLICY_KINDS)
     pair = [version for name in ("a", "b") if (version := chosen_version(request.POST, policies, name))]
@@ -270,7 +270,7 @@ def version_write(request: Request, slug: str) -> HttpResponse:
         words = ngettext(
             "%(n)d run is queued to write them.", "%(n)d runs are queued to write them.", len(runs)
         )
-        done = _("Both have answered these prompts already.")
+        done = _("Both have written completions of these prompts already.")
         messages.success(request, words % {"n": len(runs)} if runs else done)
     return redirect("run_detail", slug, runs[0].pk) if len(runs) == 1 else redirect("run_list", slug)
 
