@@ -1,8 +1,8 @@
 """Blind review of two versions: plan the sample before looking, put up comparisons, read the verdict.
 
 Both versions complete the same prompts; where their texts differ, people compare them through the same queue
-as any other comparison, without learning which version wrote what. The plan is fixed when the review starts, and
-no result is shown before the planned judgements are in, so nobody can stop at a lucky moment unseen.
+as any other comparison, without learning which version wrote what. The plan is fixed when the review starts,
+and no result is shown before the planned judgements are in, so nobody can stop at a lucky moment unseen.
 """
 
 from __future__ import annotations
