@@ -183,6 +183,16 @@ def test_a_prompt_is_read_once_however_often_it_is_answered(
     assert len({tuple(ids) for ids in written.ids}) == 4
 
 
+def test_prompts_that_are_read_in_several_passes_are_answered_alike(
+    policy: models.Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = decode(policy)
+    monkeypatch.setattr(sampling, "READ_AT_ONCE", 1)
+    apart = decode(policy)
+    assert together.ids == apart.ids
+    assert together.logprobs == pytest.approx(apart.logprobs, abs=1e-4)
+
+
 def test_nothing_is_copied_at_a_token_but_the_token(gpt2: Path) -> None:
     """The room for keys is the same memory from the first token to the last."""
     policy = models.Policy(gpt2)

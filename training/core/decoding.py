@@ -10,7 +10,7 @@ compares a few tokens with the plain way before it relies on them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.pytorch_utils import Conv1D
@@ -34,12 +34,14 @@ class RoomyLayer(DynamicLayer):
     keys: Tensor
     values: Tensor
 
-    def __init__(self, filled: DynamicLayer, rows: Tensor, spare: int) -> None:
-        """Row b goes on from row `rows[b]` of `filled`."""
+    def __init__(self, filled: Sequence[DynamicLayer], rows: Tensor, spare: int) -> None:
+        """Row b goes on from row `rows[b]` of `filled`, one after the other."""
         super().__init__()
-        self.used = filled.get_seq_length()
-        self.dtype, self.device, self.is_initialized = filled.dtype, filled.device, True
-        self._make(cast(Tensor, filled.keys), cast(Tensor, filled.values), rows, spare)
+        self.used = filled[0].get_seq_length()
+        self.dtype, self.device, self.is_initialized = filled[0].dtype, filled[0].device, True
+        keys = torch.cat([cast(Tensor, layer.keys) for layer in filled])
+        values = torch.cat([cast(Tensor, layer.values) for layer in filled])
+        self._make(keys, values, rows, spare)
 
     def _make(self, keys: Tensor, values: Tensor, rows: Tensor, spare: int) -> None:
         self.keys = with_room(keys, rows, spare)
@@ -76,10 +78,10 @@ def with_room(filled: Tensor, rows: Tensor, spare: int, *, turned: bool = False)
     return made
 
 
-def with_spare_columns(cache: DynamicCache, rows: Tensor, spare: int) -> DynamicCache:
-    """A cache for `spare` tokens more, whose row b goes on from row `rows[b]` of `cache`."""
-    cache.layers = [RoomyLayer(cast(DynamicLayer, layer), rows, spare) for layer in cache.layers]
-    return cache
+def with_spare_columns(caches: Sequence[Cache], rows: Tensor, spare: int) -> Cache:
+    """One cache for `spare` tokens more, whose row b goes on from row `rows[b]` of all `caches` have."""
+    layers = zip(*(cast(list[DynamicLayer], cache.layers) for cache in caches), strict=True)
+    return Cache(layers=[RoomyLayer(filled, rows, spare) for filled in layers])
 
 
 def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:

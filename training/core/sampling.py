@@ -15,9 +15,9 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
-from training.core import decoding
+from training.core import batches, decoding
 from training.core.models import Policy
 from training.core.types import Completions
 
@@ -25,6 +25,8 @@ KEEP_SHARE = 0.75
 """Finished rows leave when no more than this share of the batch is alive: leaving copies the cache."""
 BLOCK = 64
 """Tokens whose weights are summed before one is looked for: a cumulative sum costs more than a sum."""
+READ_AT_ONCE = 16384 if batches.device().type == "cuda" else 1024
+"""Tokens of prompts in one forward pass: what more of them leave behind fits no cache of a processor."""
 
 
 def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,14 +114,19 @@ class Text:
         input_ids, mask = (part.to(policy.device) for part in left_padded(distinct, policy.chat.pad_id))
         positions = (mask.cumsum(-1) - mask).clamp(min=0)
         self.policy, self.width = policy, mask.shape[1]
-        self.cache = DynamicCache(config=policy.model.config)
-        self.logits = policy.next_logits(input_ids, mask, positions, self.cache)[rows]  # B x V
+        at_once = max(1, READ_AT_ONCE // self.width) if in_place else len(distinct)
+        caches: list[Cache] = [
+            DynamicCache(config=policy.model.config) for _start in range(0, len(distinct), at_once)
+        ]
+        inputs = zip(*(part.split(at_once) for part in (input_ids, mask, positions)), caches, strict=True)
+        self.logits = torch.cat([policy.next_logits(*some) for some in inputs])[rows]  # B x V
         self.positions = positions[rows, -1:]
         self.seen = F.pad(mask[rows], (0, new_tokens), value=1)  # of all columns that there will be
         if in_place:
-            self.cache = decoding.with_spare_columns(self.cache, rows, new_tokens)
+            self.cache = decoding.with_spare_columns(caches, rows, new_tokens)
             self.seen = decoding.attention_bias(self.seen, policy.model.dtype)
         else:
+            self.cache = caches[0]
             self.cache.batch_select_indices(rows)
 
     def write(self, tokens: Tensor) -> None:
