@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import secrets
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser
-from django.db import connection, models, transaction
+from django.db import models
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from feedback.audit import lock_chain
-
-
-class Message(TypedDict):
-    """One turn of a conversation."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-def canonical_json(value: object) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, so that equal values hash alike."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-
-
-def sha256_text(text: str) -> str:
-    """Hex digest of the UTF-8 bytes; lone surrogates (which no importer lets in) would raise."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
+from feedback import ordering
+from feedback.audit_entries import AuditEntry as AuditEntry
+from feedback.texts import Message as Message
+from feedback.texts import canonical_json as canonical_json
+from feedback.texts import sha256_text as sha256_text
 
 # --- people -----------------------------------------------------------------------------------------
 
@@ -100,7 +84,17 @@ class Role(models.TextChoices):
 
 
 class ComparisonKind(models.TextChoices):
-    PAIRWISE = "pairwise", _("Pairwise")
+    """What a comparison asks for; a project's kind is that of the comparisons put up from now on."""
+
+    PAIRWISE = "pairwise", _("Pairwise: which of two is better")
+    RANKING = "ranking", _("Ranking: several, from best to worst")
+    RATING = "rating", _("Rating: each by criteria, 1 to 5")
+    DEMONSTRATION = "demonstration", _("Demonstration: write the completion")
+
+
+def usual_criteria() -> list[str]:
+    """By what completions are rated unless a project says otherwise."""
+    return ["helpful", "harmless", "honest"]
 
 
 class Project(models.Model):
@@ -109,7 +103,16 @@ class Project(models.Model):
     name = models.CharField(_("name"), max_length=80)
     slug = models.SlugField(_("address"), max_length=80, unique=True)
     question = models.CharField(_("question"), max_length=200, default="Which answer is better?")
+    kind = models.CharField(
+        _("kind of judgement"), max_length=13, choices=ComparisonKind, default=ComparisonKind.PAIRWISE
+    )
+    candidates = models.PositiveSmallIntegerField(_("completions per comparison"), default=2)
+    """Of a ranking or rating; a pairwise comparison always has two and a demonstration none."""
+    criteria = models.JSONField(_("criteria"), default=usual_criteria)
+    """Of a rating: names, in the order in which they are asked."""
     overlap = models.PositiveSmallIntegerField(_("judgements per comparison"), default=1)
+    gold_rate = models.FloatField(_("share of gold comparisons"), default=0)
+    """How often, 0 to 0.5, an annotator is served a comparison whose right answer is known."""
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     archived_at = models.DateTimeField(_("archived"), null=True, blank=True)
     members = models.ManyToManyField(settings.AUTH_USER_MODEL, through="Membership", related_name="projects")
@@ -118,10 +121,22 @@ class Project(models.Model):
         ordering = ("name",)
         constraints = (
             models.CheckConstraint(condition=Q(overlap__gte=1, overlap__lte=50), name="project_overlap"),
+            models.CheckConstraint(
+                condition=Q(candidates__gte=1, candidates__lte=8), name="project_candidates"
+            ),
+            models.CheckConstraint(
+                condition=Q(gold_rate__gte=0, gold_rate__lte=0.5), name="project_gold_rate"
+            ),
         )
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def wanted_candidates(self) -> int:
+        """How many completions a comparison put up now shows."""
+        fixed = {ComparisonKind.PAIRWISE: 2, ComparisonKind.DEMONSTRATION: 0}
+        return fixed.get(ComparisonKind(self.kind), self.candidates)
 
     def guideline(self) -> Guideline | None:
         """The guideline in force: the newest version."""
@@ -179,6 +194,7 @@ class DataImport(models.Model):
     """One uploaded file on its way into a project. The file lies under ARTIFACT_ROOT/imports/ID."""
 
     class State(models.TextChoices):
+        UPLOADED = "uploaded", _("To be confirmed")
         QUEUED = "queued", _("Queued")
         RUNNING = "running", _("Running")
         DONE = "done", _("Done")
@@ -191,7 +207,7 @@ class DataImport(models.Model):
     size = models.PositiveBigIntegerField(_("bytes"))
     format = models.CharField(_("format"), max_length=20)
     options = models.JSONField(_("options"), default=dict)
-    """{"put_up": bool, "ignore_extra": bool, "split": Prompt.Split}: see docs/data.md."""
+    """{"put_up": bool, "ignore_extra": bool, "split": Prompt.Split, "mapping": {...}}: see docs/data.md."""
     skip_bad_rows = models.BooleanField(_("skip bad rows"), default=False)
     state = models.CharField(_("state"), max_length=10, choices=State, default=State.QUEUED)
     bytes_read = models.PositiveBigIntegerField(default=0)
@@ -342,6 +358,8 @@ class Comparison(models.Model):
     priority = models.SmallIntegerField(_("priority"), default=0)
     shuffle = models.PositiveIntegerField(editable=False)
     """Drawn once: equal priorities are served in this random order, so that the queue is one index walk."""
+    gold_answer = models.JSONField(_("gold answer"), null=True, blank=True)
+    """Of a gold comparison, as `Preference.answer` gives it: {"strength": 2}, {"ranking": [[1], [0, 2]]}."""
     state = models.CharField(_("state"), max_length=9, choices=State, default=State.OPEN)
     import_key = models.CharField(max_length=64, null=True, blank=True, editable=False)
     """Hash of the imported row, so that importing it again finds this comparison; null otherwise."""
@@ -359,6 +377,11 @@ class Comparison(models.Model):
         )
         constraints = (
             models.UniqueConstraint(fields=("project", "import_key"), name="same_row_once_in_a_project"),
+            models.CheckConstraint(
+                condition=Q(purpose="gold", gold_answer__isnull=False)
+                | (~Q(purpose="gold") & Q(gold_answer__isnull=True)),
+                name="gold_has_an_answer",
+            ),
         )
 
     def __str__(self) -> str:
@@ -424,13 +447,15 @@ class Assignment(models.Model):
 
 
 class Pair(NamedTuple):
-    """What a judgement becomes in training."""
+    """What a judgement becomes in training; a judgement of more than two completions becomes several."""
 
     chosen: Completion
     rejected: Completion
     margin: float
-    """1 slightly, 2 better, 3 much better."""
+    """1 slightly, 2 better, 3 much better; of rankings and ratings see docs/data.md."""
     tie: bool
+    weight: float = 1.0
+    """The K(K-1)/2 pairs of K completions share the weight of the K-1 judgements that ordered them."""
 
 
 class PreferenceQuerySet(models.QuerySet["Preference"]):
@@ -457,9 +482,23 @@ class Preference(models.Model):
     annotator = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="preferences"
     )
+    kind = models.CharField(_("kind"), max_length=13, choices=ComparisonKind, default=ComparisonKind.PAIRWISE)
+    """The comparison's: says which of the answers below this row holds."""
     strength = models.SmallIntegerField(_("strength"), null=True)
     """-3 (candidate 0 much better) .. 0 (tie) .. 3 (candidate 1 much better): on completions, not on sides.
-    Null only in a withdrawal."""
+    Null in a withdrawal and in judgements that are not pairwise."""
+    ranking = models.JSONField(_("ranking"), default=list, blank=True)
+    """Groups of candidate positions, best first; those of one group tie: [[2], [0, 3], [1]]."""
+    ratings = models.JSONField(_("ratings"), default=list, blank=True)
+    """Of each candidate, by position, 1 to 5 by criterion: [{"helpful": 4, "honest": 5}, ...]."""
+    written = models.ForeignKey(
+        Completion, on_delete=models.PROTECT, null=True, blank=True, related_name="written_in"
+    )
+    """What the annotator wrote: a demonstration, or a correction beside any other kind of judgement."""
+    corrects = models.ForeignKey(
+        Completion, on_delete=models.PROTECT, null=True, blank=True, related_name="corrected_in"
+    )
+    """The candidate that `written` is a better version of; null for a demonstration."""
     acceptability = models.CharField(_("acceptability"), max_length=7, choices=Acceptability, blank=True)
     flags = models.JSONField(_("flags"), default=list, blank=True)
     comment = models.TextField(_("comment"), max_length=4000, blank=True)
@@ -489,75 +528,51 @@ class Preference(models.Model):
             ),
             models.CheckConstraint(
                 condition=Q(withdrawn=True, strength__isnull=True)
-                | Q(withdrawn=False, strength__gte=-3, strength__lte=3),
+                | Q(
+                    withdrawn=False,
+                    kind="pairwise",
+                    strength__isnull=False,
+                    strength__gte=-3,
+                    strength__lte=3,
+                )
+                | Q(withdrawn=False, kind__in=("ranking", "rating"), strength__isnull=True)
+                | Q(withdrawn=False, kind="demonstration", strength__isnull=True, written__isnull=False),
                 name="preference_strength",
+            ),
+            models.CheckConstraint(
+                condition=Q(corrects__isnull=True) | Q(written__isnull=False), name="correction_has_a_text"
             ),
         )
         indexes = (models.Index(fields=("annotator", "-created_at")),)
 
+    def answer(self) -> dict[str, Any]:
+        """What was said of the order of the candidates, as a gold answer says it."""
+        said = {"strength": self.strength, "ranking": self.ranking, "ratings": self.ratings}
+        return {name: value for name, value in said.items() if value not in (None, [])}
+
     def pairs(self) -> list[Pair]:
-        """What this judgement becomes in training: one pair, or none for withdrawn and both-bad ones.
+        """What this judgement becomes in training; nothing when it was withdrawn.
 
         A tie yields its two completions with margin 0 and `tie` set: the trainer's configuration decides.
         Both-bad with a stated preference still says which is less bad, so it counts; a both-bad tie does not.
+        A correction is slightly better than what it corrects. A demonstration has nothing to be better than.
         """
-        if self.withdrawn or self.strength is None:
+        if self.withdrawn:
             return []
-        if self.strength == 0 and self.acceptability == self.Acceptability.NEITHER:
-            return []
-        first, second = [candidate.completion for candidate in self.comparison.candidates.all()]
-        chosen, rejected = (second, first) if self.strength > 0 else (first, second)
-        return [Pair(chosen, rejected, float(abs(self.strength)), self.strength == 0)]
+        found: list[Pair] = []
+        if ordered := ordering.order_of(self.answer()):
+            shown = [candidate.completion for candidate in self.comparison.candidates.all()]
+            bad_ties = self.acceptability == self.Acceptability.NEITHER
+            weight = 2 / len(shown)
+            found = [
+                Pair(shown[pair.better], shown[pair.worse], pair.margin, pair.tie, weight)
+                for pair in ordered
+                if not (pair.tie and bad_ties)
+            ]
+        if self.written is not None and self.corrects is not None:
+            found.append(Pair(self.written, self.corrects, 1.0, False))
+        return found
 
-
-# --- what happened ----------------------------------------------------------------------------------
-
-
-class AuditEntry(models.Model):
-    """Who did what to which record. Append-only (triggers refuse change) and hash-chained."""
-
-    at = models.DateTimeField(_("at"), default=timezone.now)
-    actor = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+")
-    project = models.ForeignKey(Project, on_delete=models.PROTECT, null=True, related_name="audit_entries")
-    action = models.CharField(_("action"), max_length=60)
-    target = models.CharField(_("record"), max_length=120)
-    detail = models.JSONField(_("detail"), default=dict)
-    previous_hash = models.CharField(max_length=64, unique=True)
-    hash = models.CharField(max_length=64, unique=True)
-
-    class Meta:
-        ordering = ("-id",)
-        verbose_name_plural = _("audit entries")
-
-    def __str__(self) -> str:
-        return f"{self.action} {self.target}"
-
-    @classmethod
-    def record(cls, actor: User | None, action: str, target: models.Model, **detail: Any) -> AuditEntry:
-        """Append an entry, in the transaction of the change it tells of."""
-        with transaction.atomic():
-            lock_chain(connection)
-            last = cls.objects.order_by("-id").first()
-            project = target if isinstance(target, Project) else getattr(target, "project", None)
-            entry = cls(
-                actor=actor,
-                project=project,
-                action=action,
-                target=f"{target._meta.label} {target.pk}",
-                detail=detail,
-                previous_hash=last.hash if last else "0" * 64,
-            )
-            entry.hash = entry.expected_hash()
-            entry.save(force_insert=True)
-        return entry
-
-    def expected_hash(self) -> str:
-        facts = [
-            self.previous_hash,
-            self.at.isoformat(),
-            self.actor_id,
-            self.project_id,
-            self.action,
-            self.target,
-        ]
-        return sha256_text(canonical_json([*facts, self.detail]))
+    def demonstrations(self) -> list[Completion]:
+        """What this judgement shows for imitation: the text that its annotator wrote, new or corrected."""
+        return [self.written] if self.written is not None and not self.withdrawn else []

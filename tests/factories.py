@@ -14,6 +14,7 @@ from feedback.models import (
     Assignment,
     Candidate,
     Comparison,
+    ComparisonKind,
     Completion,
     Guideline,
     Membership,
@@ -107,7 +108,7 @@ def make_assignment(
         comparison=comparison,
         annotator=annotator or make_member(project=comparison.project),
         **{
-            "shown_order": [0, 1],
+            "shown_order": list(range(comparison.candidates.count())),
             "lease_expires_at": timezone.now() + timedelta(seconds=settings.LEASE_SECONDS),
             **fields,
         },
@@ -119,10 +120,13 @@ def make_preference(
     comparison: Comparison | None = None,
     annotator: User | None = None,
     project: Project | None = None,
-    strength: int = 2,
+    strength: int | None = 2,
     **fields: Any,
 ) -> Preference:
-    """A judgement in force (2: candidate 1 is better), its assignment closed, its comparison done if full."""
+    """A judgement in force (2: candidate 1 is better), its assignment closed, its comparison done if full.
+
+    Of a comparison of another kind it has no strength; say `ranking`, `ratings` or `written`.
+    """
     comparison = comparison or make_comparison(project=project)
     assignment = make_assignment(
         comparison=comparison, annotator=annotator, state=Assignment.State.JUDGED, closed_at=timezone.now()
@@ -132,7 +136,8 @@ def make_preference(
         comparison=comparison,
         annotator=assignment.annotator,
         **{
-            "strength": strength,
+            "kind": comparison.kind,
+            "strength": strength if comparison.kind == ComparisonKind.PAIRWISE else None,
             "shown_order": assignment.shown_order,
             "guideline": comparison.project.guideline(),
             "idempotency_key": secrets.token_hex(16),

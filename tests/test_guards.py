@@ -61,6 +61,29 @@ def test_a_judgement_is_never_changed_and_a_new_one_supersedes_it() -> None:
     assert Preference.objects.current().get().strength == -1
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": "rating"},
+        {"ranking": [[1], [0]]},
+        {"ratings": [{"helpful": 1}, {"helpful": 5}]},
+        {"written": None},
+        {"corrects": None},
+        {"comment": "meant otherwise"},
+        {"flags": []},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_no_part_of_a_judgement_is_changed(changes: dict[str, Any]) -> None:
+    comparison = factories.make_comparison()
+    original = comparison.completions.first()
+    edited = factories.make_completion(prompt=comparison.prompt, source="corrected", corrected_from=original)
+    row = factories.make_preference(
+        comparison=comparison, written=edited, corrects=original, flags=["unsafe"], comment="as said"
+    )
+    refused("append-only", Preference.objects.filter(pk=row.pk), **changes)
+
+
 def test_a_snapshot_is_frozen(project: Project) -> None:
     snapshot = factories.make_snapshot(project=project)
     refused("frozen", Snapshot.objects.filter(pk=snapshot.pk), sha256="0" * 64)

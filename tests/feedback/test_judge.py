@@ -174,7 +174,8 @@ def world(*, secret: bool) -> tuple[Project, User]:
             make_completion(prompt=prompt, text=f"text {number} {side}", model_version=version, **about)
             for side in "xy"
         ]
-        comparison = put_up(prompt, completions, purpose=purpose if secret else "training", priority=-number)
+        kept = {"purpose": purpose, "gold_answer": {"strength": 3} if purpose == "gold" else None}
+        comparison = put_up(prompt, completions, priority=-number, **(kept if secret else {}))
         said = {"comment": "what a peer said", "strength": 3} if secret else {"strength": -1}
         make_preference(comparison=comparison, annotator=peer, **said)
     return project, make_member(project=project, user=make_user(username=f"me-{project.slug}"))
