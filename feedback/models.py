@@ -550,6 +550,13 @@ class Preference(models.Model):
         said = {"strength": self.strength, "ranking": self.ranking, "ratings": self.ratings}
         return {name: value for name, value in said.items() if value not in (None, [])}
 
+    def ordered(self) -> list[ordering.Ordered]:
+        """The order of candidate positions that this judgement tells training; see `pairs`."""
+        if self.withdrawn:
+            return []
+        bad_ties = self.acceptability == self.Acceptability.NEITHER
+        return [pair for pair in ordering.order_of(self.answer()) if not (pair.tie and bad_ties)]
+
     def pairs(self) -> list[Pair]:
         """What this judgement becomes in training; nothing when it was withdrawn.
 
@@ -557,19 +564,14 @@ class Preference(models.Model):
         Both-bad with a stated preference still says which is less bad, so it counts; a both-bad tie does not.
         A correction is slightly better than what it corrects. A demonstration has nothing to be better than.
         """
-        if self.withdrawn:
-            return []
         found: list[Pair] = []
-        if ordered := ordering.order_of(self.answer()):
-            shown = [candidate.completion for candidate in self.comparison.candidates.all()]
-            bad_ties = self.acceptability == self.Acceptability.NEITHER
-            weight = 2 / len(shown)
+        if ordered := self.ordered():
+            texts = [candidate.completion for candidate in self.comparison.candidates.all()]
             found = [
-                Pair(shown[pair.better], shown[pair.worse], pair.margin, pair.tie, weight)
+                Pair(texts[pair.better], texts[pair.worse], pair.margin, pair.tie, weight=2 / len(texts))
                 for pair in ordered
-                if not (pair.tie and bad_ties)
             ]
-        if self.written is not None and self.corrects is not None:
+        if self.written is not None and self.corrects is not None and not self.withdrawn:
             found.append(Pair(self.written, self.corrects, 1.0, False))
         return found
 

@@ -12,7 +12,7 @@ from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from feedback.models import Comparison, Completion, Preference, Project, Prompt, User
+from feedback.models import Comparison, ComparisonKind, Completion, Preference, Project, Prompt, User
 from training import snapshots
 from training.core import configs
 from training.launch import LARGEST_TYPED_SEED, POLICY_KINDS, SNAPSHOT_KINDS, Input, default_versions
@@ -97,7 +97,7 @@ def field_for(setting: dataclasses.Field[Any], initial: Any) -> forms.Field:
 # --- what a run can read ----------------------------------------------------------------------------
 
 DEMONSTRATIONS = [
-    ("chosen", gettext_lazy("Completions that were preferred")),
+    ("chosen", gettext_lazy("Completions that were preferred, and those that people wrote")),
     ("written", gettext_lazy("Completions that people wrote or corrected")),
     ("imported", gettext_lazy("Imported completions")),
 ]
@@ -141,6 +141,9 @@ def describe_snapshot(snapshot: Snapshot) -> str:
     return f"{snapshot}: {counts.get(what[1], '?')} {what[0]}, {day}"
 
 
+ANSWER = ("withdrawn", "acceptability", "strength", "ranking", "ratings")
+
+
 class Freezable(NamedTuple):
     """What freezing the judgements now would give: pairs with and without simulated annotators."""
 
@@ -153,20 +156,27 @@ class Freezable(NamedTuple):
 
 
 def freezable(project: Project) -> Freezable:
-    """Counted by the rules of `Preference.pairs()`: only a tie between two bad completions is no pair."""
+    """Counted by the rules of `Preference.pairs()`: pairwise ones in SQL, rankings and ratings row by row."""
     found = Preference.objects.filter(
         comparison__project=project, comparison__purpose=Comparison.Purpose.TRAINING
-    )
+    ).current()
+    pairwise = Q(kind=ComparisonKind.PAIRWISE)
     neither = Q(strength=0, acceptability=Preference.Acceptability.NEITHER)
-    counted = found.current().aggregate(
-        n_pairs=Count("pk", filter=~neither),
-        n_decided=Count("pk", filter=~Q(strength=0)),
+    counted = found.aggregate(
+        n_pairs=Count("pk", filter=pairwise & ~neither),
+        n_decided=Count("pk", filter=pairwise & ~Q(strength=0)),
+        n_corrections=Count("corrects"),
         n_people=Count("pk", filter=Q(simulated=False, imported=False)),
         n_simulated=Count("pk", filter=Q(simulated=True)),
         n_imported=Count("pk", filter=Q(imported=True, simulated=False)),
         n_annotators=Count("annotator", distinct=True),
     )
-    return Freezable(**{name.removeprefix("n_"): count for name, count in counted.items()})
+    counts = {name.removeprefix("n_"): count for name, count in counted.items()}
+    corrections = counts.pop("corrections")
+    ties = [pair.tie for row in found.exclude(pairwise).only(*ANSWER) for pair in row.ordered()]
+    counts["pairs"] += corrections + len(ties)
+    counts["decided"] += corrections + ties.count(False)
+    return Freezable(**counts)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,18 @@ from django.db.models import Count, Q
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from feedback.models import Comparison, Completion, Preference, Project, Prompt, Role
+from feedback.models import Comparison, ComparisonKind, Completion, Preference, Project, Prompt, Role
 from training import review as reviews
 from training.models import ModelVersion, PromotedVersion, Review, Run, RunInput
 from training.snapshots import MINIMUM_PAIRS
 
+DECIDED = (
+    (Q(kind=ComparisonKind.PAIRWISE) & ~Q(strength=0))
+    | Q(kind=ComparisonKind.RANKING)
+    | Q(kind=ComparisonKind.RATING, ratings__1__isnull=False)
+    | Q(corrects__isnull=False)
+)
+"""Judgements that say of two texts which is better; a ranking or rating that ties all is counted too."""
 ENOUGH = 100
 """New judgements that make another reward model worth its time."""
 
@@ -336,7 +343,7 @@ def count_judgements(project: Project, *, since: datetime | None) -> dict[str, i
         n_people=Count("pk", filter=Q(simulated=False, imported=False)),
         n_simulated=Count("pk", filter=Q(simulated=True)),
         n_imported=Count("pk", filter=Q(imported=True, simulated=False)),
-        n_decided=Count("pk", filter=~Q(strength=0)),
+        n_decided=Count("pk", filter=DECIDED),
         n_fresh=Count("pk", filter=after),
         n_fresh_simulated=Count("pk", filter=after & Q(simulated=True)),
     )

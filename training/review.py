@@ -18,6 +18,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from feedback.models import AuditEntry, Comparison, Completion, Preference, Project, Prompt, User
+from feedback.putting_up import create_comparisons
 from training import sampled, snapshots
 from training.launch import LARGEST_TYPED_SEED, Input, default_versions, launch
 from training.models import ModelVersion, Review, ReviewItem, Run
@@ -243,7 +244,7 @@ def _compare(review: Review, texts: list[tuple[int, Completion, Completion]]) ->
                 review=review, comparison=comparison, candidate_completion=ours, baseline_completion=theirs
             )
         )
-    sampled.create_comparisons(planned)
+    create_comparisons(planned)
     ReviewItem.objects.bulk_create(items)
 
 

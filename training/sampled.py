@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from feedback.models import Candidate, Comparison, Completion, Prompt, sha256_text
+from feedback.models import Completion, Prompt, sha256_text
+from feedback.putting_up import put_up
 from training.core import protocol
 from training.models import ModelVersion, Run
 
@@ -26,7 +26,7 @@ def register(run: Run) -> None:
     for lines in _batches(_lines(run)):
         completions = _save(run, lines)
         if run.purpose.get("compare"):
-            put_up(run, completions)
+            put_up(run.project, completions, overlap=run.purpose.get("overlap"))
 
 
 def completions_of(run: Run) -> Written:
@@ -102,51 +102,3 @@ def _find(run: Run, lines: list[dict[str, Any]]) -> Written:
         if row not in kept:
             kept.append(row)
     return found
-
-
-def put_up(run: Run, completions: Written) -> int:
-    """Put each prompt's completions up in pairs, (0, 1), (2, 3), ...; returns how many comparisons are new.
-
-    An odd one out waits for a later run, and so does a prompt whose completions are all the same.
-    """
-    pairs = [
-        (prompt_id, rows[first], rows[first + 1])
-        for prompt_id, rows in completions.items()
-        for first in range(0, len(rows) - 1, 2)
-    ]
-    standing = _standing_pairs([row.pk for _prompt_id, *both in pairs for row in both])
-    pairs = [pair for pair in pairs if frozenset((pair[1].pk, pair[2].pk)) not in standing]
-    overlap = run.purpose.get("overlap") or run.project.overlap
-    create_comparisons(
-        [
-            (Comparison(project=run.project, prompt_id=prompt_id, overlap=overlap), [first, second])
-            for prompt_id, first, second in pairs
-        ]
-    )
-    return len(pairs)
-
-
-def _standing_pairs(completion_ids: list[int]) -> set[frozenset[int]]:
-    """Pairs of these completions that were put up for training before."""
-    pairs: dict[int, set[int]] = {}
-    candidates = Candidate.objects.filter(
-        completion__in=completion_ids, comparison__purpose=Comparison.Purpose.TRAINING
-    )
-    for comparison_id, completion_id in candidates.values_list("comparison", "completion"):
-        pairs.setdefault(comparison_id, set()).add(completion_id)
-    return {frozenset(pair) for pair in pairs.values() if len(pair) == 2}
-
-
-def create_comparisons(planned: list[tuple[Comparison, list[Completion]]]) -> None:
-    """Create comparisons with their candidates in canonical order, in two queries a batch."""
-    for comparison, _completions in planned:
-        comparison.shuffle = secrets.randbelow(2**31)  # bulk_create calls no save()
-    Comparison.objects.bulk_create([comparison for comparison, _completions in planned], batch_size=BATCH)
-    Candidate.objects.bulk_create(
-        [
-            Candidate(comparison=comparison, completion=completion, position=position)
-            for comparison, completions in planned
-            for position, completion in enumerate(completions)
-        ],
-        batch_size=BATCH,
-    )

@@ -14,12 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 from django.conf import settings
-from django.db.models import Count
+from django.db.models import Count, Exists, OuterRef, QuerySet
 from django.utils.translation import gettext as _
 
 from feedback.models import (
+    Comparison,
     Completion,
     Message,
+    Pair,
     Preference,
     PreferenceQuerySet,
     Project,
@@ -28,6 +30,7 @@ from feedback.models import (
     canonical_json,
     sha256_text,
 )
+from feedback.ordering import order_of
 from training.core.protocol import sync_folder
 from training.models import Snapshot
 
@@ -104,7 +107,7 @@ def _preference_rows(
         found = found.filter(simulated=False)
     others = _judged_by_several(found)
     numbers: dict[int, int] = {}  # of annotators, local to the file: it names nobody
-    found = found.select_related("comparison__prompt").prefetch_related("comparison__candidates__completion")
+    found = _whole(found)
     for preference in found.order_by("pk").iterator(chunk_size=BATCH):
         counts["preferences"] += 1
         counts["simulated"] += preference.simulated
@@ -119,7 +122,7 @@ def _preference_rows(
             known: dict[str, Any] = {}
             if not preference.imported:
                 known["annotator"] = numbers.setdefault(preference.annotator_id, len(numbers))
-            if (agreement := _agreement(preference, others)) is not None:
+            if (agreement := _agreement(preference, pair, others)) is not None:
                 known["agreement"] = agreement
             yield {
                 "prompt": prompt.messages,
@@ -127,7 +130,7 @@ def _preference_rows(
                 "rejected": pair.rejected.text,
                 "margin": pair.margin,
                 "tie": pair.tie,
-                "weight": 1.0,
+                "weight": pair.weight,
                 "split": split,
                 "prompt_id": prompt.pk,
                 "preference_id": preference.pk,
@@ -135,36 +138,67 @@ def _preference_rows(
             }
 
 
-Judgements = dict[int, dict[int, int]]
+def _whole(found: PreferenceQuerySet) -> PreferenceQuerySet:
+    """With all that `pairs()` and `demonstrations()` read."""
+    found = found.select_related("comparison__prompt", "written", "corrects")
+    return found.prefetch_related("comparison__candidates__completion")
+
+
+Directions = dict[tuple[int, int], int]
+"""Of two candidate positions, the lower first: 1 when the first is better, -1 the second, 0 a tie."""
+Judgements = dict[int, dict[int, Directions]]
 
 
 def _judged_by_several(found: PreferenceQuerySet) -> Judgements:
-    """Comparison -> judgement -> strength, where two people or more judged: what they can agree on."""
+    """Comparison -> judgement -> directions, where two people or more judged: what they can agree on."""
     people = found.by_people()
     several = people.values("comparison").annotate(number=Count("pk")).filter(number__gt=1).order_by()
     rows = people.filter(comparison__in=several.values("comparison"))
     judgements: Judgements = {}
-    for comparison, pk, strength in rows.values_list("comparison", "pk", "strength"):
-        judgements.setdefault(comparison, {})[pk] = strength or 0
+    for row in rows.only("comparison", "strength", "ranking", "ratings").iterator(chunk_size=BATCH):
+        judgements.setdefault(row.comparison_id, {})[row.pk] = _directions(row)
     return judgements
 
 
-def _agreement(preference: Preference, others: Judgements) -> float | None:
-    """Share of the other people's judgements of the comparison that say the same, a tie counted half.
+def _directions(preference: Preference) -> Directions:
+    return {
+        (min(pair.better, pair.worse), max(pair.better, pair.worse)): 0
+        if pair.tie
+        else 1
+        if pair.better < pair.worse
+        else -1
+        for pair in order_of(preference.answer())
+    }
 
-    None for a tie, for simulated and imported judgements, and where nobody else judged.
+
+def _agreement(preference: Preference, pair: Pair, others: Judgements) -> float | None:
+    """Share of the other people's judgements that say the same of these two completions, a tie counted half.
+
+    None for a tie or a correction, for simulated and imported judgements, and where nobody else judged.
     """
     said = others.get(preference.comparison_id, {})
-    if preference.pk not in said or not preference.strength:
+    if preference.pk not in said or pair.tie:
         return None
-    signs = [preference.strength * strength for pk, strength in said.items() if pk != preference.pk]
+    place = {row.completion_id: row.position for row in preference.comparison.candidates.all()}
+    if pair.chosen.pk not in place or pair.rejected.pk not in place:
+        return None
+    better, worse = place[pair.chosen.pk], place[pair.rejected.pk]
+    wanted = 1 if better < worse else -1
+    two = (min(better, worse), max(better, worse))
+    signs = [
+        wanted * directions[two]
+        for pk, directions in said.items()
+        if pk != preference.pk and two in directions
+    ]
+    if not signs:
+        return None
     return sum(1.0 if sign > 0 else 0.5 if sign == 0 else 0.0 for sign in signs) / len(signs)
 
 
 # --- demonstrations ---------------------------------------------------------------------------------
 
 DEMONSTRATION_SOURCES = ("chosen", "written", "imported")
-"""Completions that judges preferred; that people wrote or corrected; that came with an import."""
+"""Completions that judges preferred or wrote; that people wrote or corrected; that came with an import."""
 
 
 def freeze_demonstrations(project: Project, *, actor: User | None, source: str) -> Snapshot:
@@ -172,9 +206,10 @@ def freeze_demonstrations(project: Project, *, actor: User | None, source: str) 
     if source == "chosen":
         rows = _chosen_rows(project)
     elif source == "written":
-        rows = _completion_rows(project, [Completion.Source.WRITTEN, Completion.Source.CORRECTED])
+        rows = _written_rows(project)
     elif source == "imported":
-        rows = _completion_rows(project, [Completion.Source.IMPORTED])
+        found = Completion.objects.filter(prompt__project=project, source=Completion.Source.IMPORTED)
+        rows = _completion_rows(found)
     else:
         raise ValueError(f"source is one of {', '.join(DEMONSTRATION_SOURCES)}, got {source!r}")
     return _freeze_demonstrations(project, rows, {"source": source}, actor)
@@ -199,20 +234,37 @@ def _checked(row: Demonstration | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _chosen_rows(project: Project) -> Iterator[dict[str, Any]]:
-    """What won; a completion that won twice is shown once."""
-    found = Preference.objects.filter(comparison__project=project, comparison__purpose="training").current()
-    found = found.select_related("comparison__prompt").prefetch_related("comparison__candidates__completion")
+    """What nothing beat, and what people wrote; a completion that won twice is shown once.
+
+    One that its own judge corrected is left to the correction.
+    """
     seen: set[int] = set()
-    for preference in found.order_by("pk").iterator(chunk_size=BATCH):
-        for pair in preference.pairs():
-            if not pair.tie and pair.chosen.pk not in seen:
-                seen.add(pair.chosen.pk)
-                yield _demonstration(preference.comparison.prompt, pair.chosen)
+    for preference in _whole(_training_judgements(project)).order_by("pk").iterator(chunk_size=BATCH):
+        decided = [pair for pair in preference.pairs() if not pair.tie]
+        beaten = {pair.rejected.pk for pair in decided}
+        best = [pair.chosen for pair in decided if pair.chosen.pk not in beaten]
+        for completion in [*best, *preference.demonstrations()]:
+            if completion.pk not in seen:
+                seen.add(completion.pk)
+                yield _demonstration(preference.comparison.prompt, completion)
 
 
-def _completion_rows(project: Project, sources: list[str]) -> Iterator[dict[str, Any]]:
-    found = Completion.objects.filter(prompt__project=project, source__in=sources).select_related("prompt")
-    for completion in found.order_by("pk").iterator(chunk_size=BATCH):
+def _written_rows(project: Project) -> Iterator[dict[str, Any]]:
+    """Demonstrations and corrections: those of judgements in force, and those that came with no judgement."""
+    by_people = (Completion.Source.WRITTEN, Completion.Source.CORRECTED)
+    found = Completion.objects.filter(prompt__project=project, source__in=by_people)
+    in_force = _training_judgements(project).filter(written=OuterRef("pk"))
+    judged = Preference.objects.filter(written=OuterRef("pk"))
+    return _completion_rows(found.filter(Exists(in_force) | ~Exists(judged)))
+
+
+def _training_judgements(project: Project) -> PreferenceQuerySet:
+    purpose = Comparison.Purpose.TRAINING
+    return Preference.objects.filter(comparison__project=project, comparison__purpose=purpose).current()
+
+
+def _completion_rows(found: QuerySet[Completion]) -> Iterator[dict[str, Any]]:
+    for completion in found.select_related("prompt").order_by("pk").iterator(chunk_size=BATCH):
         yield _demonstration(completion.prompt, completion)
 
 

@@ -147,6 +147,55 @@ def test_chosen_demonstrations_are_what_won_once_each(project: Project, engineer
     assert [row["completion"] for row in rows(snapshot)] == ["better"]
 
 
+def test_a_ranking_is_frozen_as_its_pairs(project: Project, engineer: User) -> None:
+    judge(project, [1] * 10)
+    comparison = factories.make_comparison(project=project, kind="ranking", texts=("a", "b", "c"), overlap=2)
+    factories.make_preference(comparison=comparison, ranking=[[2], [0], [1]])
+    factories.make_preference(comparison=comparison, ranking=[[0, 2], [1]])
+    everything = rows(snapshots.freeze_preferences(project, actor=engineer))
+    found = [row for row in everything if row["chosen"] in "abc"]
+    said = [
+        (row["chosen"], row["rejected"], row["margin"], row["tie"], row.get("agreement")) for row in found
+    ]
+    assert said == [
+        ("a", "b", 1.0, False, 1.0), ("c", "a", 1.0, False, 0.5), ("c", "b", 2.0, False, 1.0),
+        ("a", "b", 1.0, False, 1.0), ("a", "c", 0.0, True, None), ("c", "b", 1.0, False, 1.0),
+    ]  # fmt: skip
+    assert {row["weight"] for row in found} == {2 / 3}
+
+
+def test_corrections_and_demonstrations_are_frozen_for_imitation(project: Project, engineer: User) -> None:
+    for prompt in (factories.make_prompt(project=project, text=f"p{number}") for number in range(30)):
+        text = f"mine {prompt.pk}"
+        written = factories.make_completion(prompt=prompt, text=text, source="written")
+        asked = factories.put_up(prompt, [], kind="demonstration")
+        factories.make_preference(comparison=asked, written=written)
+    corrected = factories.make_comparison(project=project, texts=("plain", "poor"))
+    original = corrected.candidates.get(position=0).completion
+    edit = factories.make_completion(
+        prompt=corrected.prompt, text="mended", source="corrected", corrected_from=original
+    )
+    row = factories.make_preference(comparison=corrected, strength=-2, written=edit, corrects=original)
+    for source in ("written", "chosen"):
+        found = rows(snapshots.freeze_demonstrations(project, actor=engineer, source=source))
+        texts = {row["completion"] for row in found}
+        assert len(found) == 31 and "mended" in texts and not texts & {"plain", "poor"}
+    Preference.objects.create(
+        assignment=row.assignment, comparison=corrected, annotator=row.annotator, shown_order=[0, 1],
+        idempotency_key="taken back", body_hash="", supersedes=row, withdrawn=True,
+    )  # fmt: skip
+    snapshot = snapshots.freeze_demonstrations(project, actor=engineer, source="written")
+    assert "mended" not in {row["completion"] for row in rows(snapshot)}
+
+
+def test_a_text_that_came_with_no_judgement_counts_as_written(project: Project, engineer: User) -> None:
+    for number in range(20):
+        factories.make_completion(
+            prompt=factories.make_prompt(project=project), text=f"{number}", source="written"
+        )
+    assert len(rows(snapshots.freeze_demonstrations(project, actor=engineer, source="written"))) == 20
+
+
 def test_rows_from_outside_are_checked(project: Project, engineer: User) -> None:
     prompt = [{"role": "user", "content": "Where is my order?"}]
     row = {"prompt": prompt, "completion": "On its way.", "split": "train"}

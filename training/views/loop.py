@@ -17,7 +17,7 @@ from django.views.decorators.http import require_GET
 
 from feedback.access import at_least, get_project
 from feedback.agreement import krippendorff_alpha
-from feedback.models import Comparison, Preference, Project, Role
+from feedback.models import Comparison, ComparisonKind, Preference, Project, Role
 from rlhf_app.http import Request
 from training import headlines
 from training.core.configs import KINDS
@@ -147,10 +147,11 @@ def judgements_station(project: Project, facts: Facts) -> Station:
 
 
 def agreement_of_people(project: Project) -> float | None:
-    """Krippendorff's alpha of the people's judgements; None while no comparison has two of them."""
+    """Krippendorff's alpha of the people's pairwise judgements; None while no comparison has two of them."""
     rows = Preference.objects.filter(
         comparison__project=project,
         comparison__purpose=Comparison.Purpose.TRAINING,
+        kind=ComparisonKind.PAIRWISE,
         comparison__overlap__gte=2,
     )
     units: dict[int, list[float]] = {}
