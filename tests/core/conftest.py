@@ -40,3 +40,30 @@ def reward_model(tmp_path_factory: pytest.TempPathFactory, gpt2: Path) -> Path:
     RewardModel(gpt2, fresh_head_seed=1).save(folder)
     protocol.seal(folder, folder.with_name("reward"))
     return folder.with_name("reward")
+
+
+@pytest.fixture(scope="session")
+def inputs(
+    tmp_path_factory: pytest.TempPathFactory, gpt2: Path, reward_model: Path
+) -> dict[str, dict[str, Path]]:
+    """The inputs of each kind."""
+    folder = tmp_path_factory.mktemp("inputs")
+    demonstrations = tiny.write_rows(folder / "d.jsonl", tiny.demonstrations(24))
+    preferences = tiny.write_rows(folder / "p.jsonl", tiny.preferences(40))
+    prompts = tiny.write_rows(folder / "q.jsonl", tiny.prompts())
+    return {
+        "sft": {"policy": gpt2, "snapshot": demonstrations},
+        "reward_model": {"policy": gpt2, "snapshot": preferences},
+        **dict.fromkeys(
+            ("ppo", "reinforce", "trpo"),
+            {"policy": gpt2, "reference": gpt2, "reward_model": reward_model, "prompts": prompts},
+        ),
+        "ppo": {
+            "policy": gpt2,
+            "reference": gpt2,
+            "reward_model": reward_model,
+            "prompts": prompts,
+            "demonstrations": demonstrations,
+        },
+        "sample": {"policy": gpt2, "prompts": prompts, "reward_model": reward_model},
+    }

@@ -12,7 +12,6 @@ import ctypes
 import errno
 import importlib
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -40,6 +39,7 @@ MODULES = {
 SECONDS_WINDOW = 20
 """Steps over which the remaining time is estimated."""
 PR_SET_PDEATHSIG = 1
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 # --- life and death ---------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ def run(run_dir: Path, events: protocol.Events, stop: StopRequest) -> None:
 
     repeat_to_the_bit()
     stop.processes = processes = join_processes()
-    checkpoint.remove_half_written(run_dir)
+    protocol.remove_half_written(run_dir)
     saved, notes = checkpoint.read_newest(run_dir)
     for note in notes:
         events.write(note.level, message=note.message)
@@ -234,12 +234,12 @@ def failure(error: Exception) -> dict[str, str] | None:
     if isinstance(error, protocol.ProtocolError):
         hint = "The run directory was changed or is incomplete: launch the run again from whole inputs."
         return {"code": "bad_input", "message": text, "hint": hint}
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
-        return {
-            "code": "disk_full",
-            "message": text,
-            "hint": "Free space under the artefact folder and launch again.",
-        }
+    full = isinstance(error, OSError) and error.errno in FULL
+    if full or any(os.strerror(number) in text for number in FULL):  # safetensors raises errors of its own
+        hint = (
+            "Free space under the artefact folder, or raise its quota or file size limit, and launch again."
+        )
+        return {"code": "disk_full", "message": text, "hint": hint}
     memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if memory or "not enough memory" in text or "can't allocate memory" in text:
         hint = (
@@ -268,7 +268,7 @@ def main(arguments: list[str]) -> int:
     try:
         run(run_dir, events, stop)
     except Exception as error:
-        shutil.rmtree(run_dir / ".output.part", ignore_errors=True)
+        protocol.remove_half_written(run_dir)  # on a full disk this makes room to say what happened
         if type(error).__name__ == "Stopped":
             protocol.write_outcome(run_dir, "cancelled")
             return 0

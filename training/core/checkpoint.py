@@ -43,8 +43,3 @@ def read_newest(run_dir: Path) -> tuple[Saved | None, list[Note]]:
             continue
         return Saved(facts["step"], tensors, facts["facts"]), notes
     return None, notes
-
-
-def remove_half_written(run_dir: Path) -> None:
-    for folder in [*run_dir.glob("checkpoints/.*.part"), *run_dir.glob(".output.part")]:
-        shutil.rmtree(folder)

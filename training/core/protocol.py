@@ -126,9 +126,12 @@ def seal(aside: Path, final: Path) -> str:
 def verify(folder: Path) -> str:
     """The content hash of a sealed folder; raises ProtocolError naming the first file that differs."""
     manifest = read_json(folder / "manifest.json")
+    stated = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(stated, dict):
+        raise ProtocolError(f"{folder.name}/manifest.json names no files")
     found = file_hashes(folder)
-    for name in sorted(manifest["files"].keys() | found.keys()):
-        if found.get(name) != manifest["files"].get(name):
+    for name in sorted(stated.keys() | found.keys()):
+        if found.get(name) != stated.get(name):
             raise ProtocolError(f"{folder.name}/{name} differs from its manifest")
     return content_hash(found)
 
@@ -139,7 +142,14 @@ def checkpoint_folder(run_dir: Path, step: int) -> Path:
 
 def checkpoints(run_dir: Path) -> list[Path]:
     """Complete checkpoint folders, newest first; half-written ones have another name."""
-    return sorted((run_dir / "checkpoints").glob("step-??????"), reverse=True)
+    found = (run_dir / "checkpoints").glob("step-*")
+    return sorted(found, key=lambda folder: int(folder.name.removeprefix("step-")), reverse=True)
+
+
+def remove_half_written(run_dir: Path) -> None:
+    """What a trainer that died or failed was about to write: nobody will ever read it."""
+    for folder in [*run_dir.glob("checkpoints/.*.part"), *run_dir.glob(".output.part")]:
+        shutil.rmtree(folder)
 
 
 # --- events -----------------------------------------------------------------------------------------

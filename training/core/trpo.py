@@ -6,9 +6,8 @@
     step          sqrt(2 step_kl / s'F s) s, halved until KL(old || new) <= 1.5 step_kl and the gain is >= 0;
                   taken back to the bit when no halving does                 Schulman et al. 2015, appendix C
 
-F v is the second derivative of the exact KL over the vocabulary, so it needs attention that can be
-differentiated twice (plain matrix products). The KL of the line search is that of the sampled tokens (k3).
-The critic is fitted apart, with Adam, and a shared one does not move the trunk.
+F v is the second derivative of the exact KL over the vocabulary: its attention must be differentiable twice.
+The line search's KL is that of sampled tokens (k3). Adam fits the critic; a shared one moves no trunk.
 """
 
 from __future__ import annotations
@@ -91,15 +90,14 @@ def train(job: Job) -> Iterator[Event]:
         seen = data.order(len(found.prompts), job.seed, 6, step)
         seen = seen[: max(1, round(config.fisher_share * len(seen)))]
         done = update(team, weights, found, advantages, seen, config, job)
-        if done is None:
+        fits = [fit_critic(team, optimizer, found, returns, config, job) for _ in range(config.value_epochs)]
+        if done is None or None in fits:
             skipped += 1
-            yield Note("warning", f"Step {step}: the update was skipped, its loss or gradient is not finite.")
+            yield Note("warning", f"Step {step}: an update was skipped, its loss or gradient is not finite.")
             if skipped >= NON_FINITE_LIMIT:
                 hint = "Lower step_kl, or raise cg_damping."
                 raise Failure("non_finite", "losses are not numbers any more", hint)
-        values |= {"value/explained_variance": float(explained), **(done or {})}
-        for _epoch in range(config.value_epochs):
-            values["value/loss"] = fit_critic(team, optimizer, found, returns, config, job)
+        values |= {"value/explained_variance": float(explained), **(done or {}), **(fits[-1] or {})}
         values |= {
             "policy/learning_rate": config.learning_rate * share,
             "time/update": time.monotonic() - started,
@@ -233,18 +231,20 @@ def fit_critic(
     returns: Tensor,
     config: TRPOConfig,
     job: Job,
-) -> float:
-    """One optimiser step of the critic on the rollout; its loss before it."""
+) -> dict[str, float] | None:
+    """One optimiser step of the critic on the rollout; None, and no step, when something is not finite."""
     critic, tokens, total = cast(torch.nn.Module, team.critic), found.completion_mask.sum(), 0.0
     optimizer.zero_grad()
     for part in rollout.parts(job, team, found, range(len(found.prompts))):
         with torch.no_grad():
             hidden, _logits = team.policy.outputs(part.batch)
-        error = critic(part.batch, hidden).float() - part.flat(returns)
-        loss = 0.5 * (error**2).sum() / tokens
+        loss = 0.5 * ((critic(part.batch, hidden).float() - part.flat(returns)) ** 2).sum() / tokens
         loss.backward()
         total += float(loss.detach())
     job.processes.add_gradients(critic.parameters())
-    torch.nn.utils.clip_grad_norm_(critic.parameters(), config.max_grad_norm)
+    facts = job.processes.join({"value/loss": total})
+    norm = float(torch.nn.utils.clip_grad_norm_(critic.parameters(), config.max_grad_norm))
+    if not math.isfinite(norm + facts["value/loss"]):
+        return None
     optimizer.step()
-    return job.processes.join({"value/loss": total})["value/loss"]
+    return facts
