@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.db import connection
-from django.db.models import JSONField, Model
+from django.db.models import DateTimeField, JSONField, Model
 from django.utils import timezone
 
 
@@ -28,11 +28,11 @@ def insert(
             fixed[name] = field.get_db_prep_save(fixed.get(name, default), connection)
     rest = [name for name in fields if name not in names]
     constants = [fixed[name] for name in rest]
-    as_json = [isinstance(fields[name], JSONField) for name in names]
+    prepared = [isinstance(fields[name], JSONField | DateTimeField) for name in names]
     values: list[Any] = []
     for row in rows:
-        for name, value, is_json in zip(names, row, as_json, strict=True):
-            values.append(fields[name].get_db_prep_save(value, connection) if is_json else value)
+        for name, value, prepare in zip(names, row, prepared, strict=True):
+            values.append(fields[name].get_db_prep_save(value, connection) if prepare else value)
         values += constants
     quote = connection.ops.quote_name
     columns = ", ".join(quote(fields[name].attname) for name in (*names, *rest))

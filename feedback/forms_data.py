@@ -12,7 +12,7 @@ from django.core.files.uploadedfile import UploadedFile
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from feedback.exchange import Format
+from feedback.exchange.formats import Format
 from feedback.models import Completion, Prompt
 
 ANY = ("", gettext_lazy("All"))

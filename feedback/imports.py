@@ -25,9 +25,11 @@ from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from feedback.exchange import Row, read_rows, recognise
-from feedback.imported_rows import importer_of, write_rows
-from feedback.lines import BadFile, BadRow, open_stream
+from feedback.exchange.files import Container, opened
+from feedback.exchange.formats import Format, Unrecognised, read_rows, recognise
+from feedback.exchange.rows import Row
+from feedback.imported_rows import People, write_rows
+from feedback.lines import BadFile, BadRow
 from feedback.models import AuditEntry, DataImport, Project, User
 
 State = DataImport.State
@@ -59,9 +61,11 @@ def receive(
     options: dict[str, object],
     skip_bad_rows: bool,
     actor: User,
+    confirmed: bool = True,
 ) -> DataImport:
-    """Store the file under ARTIFACT_ROOT and queue its import. `format` "" is recognised by content.
+    """Store the file under ARTIFACT_ROOT and queue its import; one not `confirmed` waits for `confirm`.
 
+    `format` "" is recognised by content; only an unconfirmed import may have columns that nobody recognises.
     Raises BadFile for what no import can read. The caller rings the worker when the transaction is through.
     """
     folder: Path = settings.ARTIFACT_ROOT / "imports"
@@ -79,18 +83,18 @@ def receive(
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
-        with aside.open("rb", buffering=0) as raw, open_stream(raw, settings.IMPORT_MAX_BYTES) as stream:
-            format = format or recognise(stream, file_name)
+        found, container = recognised(aside, file_name, format, confirmed=confirmed)
         with transaction.atomic():
             data_import = DataImport.objects.create(
                 project=project,
                 file_name=file_name[:200],
                 sha256=digest.hexdigest(),
                 size=size,
-                format=format,
-                options=options,
+                format=found,
+                options={**options, **({"container": container} if container else {})},
                 skip_bad_rows=skip_bad_rows,
                 created_by=actor,
+                state=State.QUEUED if confirmed else State.UPLOADED,
             )
             AuditEntry.record(actor, "import.uploaded", data_import, sha256=data_import.sha256, size=size)
             aside.replace(data_import.path)
@@ -99,9 +103,48 @@ def receive(
     return data_import
 
 
+def recognised(path: Path, file_name: str, format: str, *, confirmed: bool) -> tuple[str, str]:
+    """The format, "" if only a person can say, and what the file is made of, "" if the format says that."""
+    with path.open("rb", buffering=0) as raw, opened(raw, settings.IMPORT_MAX_BYTES) as (stream, container):
+        try:
+            found = recognise(stream, file_name, container)
+        except Unrecognised as problem:
+            if not format and confirmed:
+                raise
+            return format, problem.container
+        except BadFile:
+            # Whoever names the format gets a report of each row instead.
+            if not format or container == Container.PARQUET:
+                raise
+            return format, ""
+    if format and (format == Format.PROMPTS_TXT) != (found.format == Format.PROMPTS_TXT):
+        return format, ""
+    return format or found.format, found.container
+
+
+def confirm(
+    data_import: DataImport, *, format: str, options: dict[str, object], skip_bad_rows: bool, actor: User
+) -> bool:
+    """Queue an uploaded file as somebody wants it read, after they saw its first rows."""
+    if format == Format.PROMPTS_TXT or data_import.format == Format.PROMPTS_TXT:
+        kept = {}
+    else:
+        kept = {name: data_import.options[name] for name in ("container",) if name in data_import.options}
+    with transaction.atomic():
+        mine = DataImport.objects.filter(pk=data_import.pk, state=State.UPLOADED)
+        if not mine.update(
+            state=State.QUEUED, format=format, options={**kept, **options}, skip_bad_rows=skip_bad_rows
+        ):
+            return False
+        AuditEntry.record(actor, "import.confirmed", data_import, format=format)
+    return True
+
+
 def cancel(data_import: DataImport, *, actor: User) -> bool:
     """Stop it at the next batch; what is written stays, and importing the file again goes on from there."""
-    rows = DataImport.objects.filter(pk=data_import.pk, state__in=(State.QUEUED, State.RUNNING))
+    rows = DataImport.objects.filter(
+        pk=data_import.pk, state__in=(State.UPLOADED, State.QUEUED, State.RUNNING)
+    )
     with transaction.atomic():
         if not rows.update(state=State.CANCELLED, finished_at=timezone.now()):
             return False
@@ -153,12 +196,19 @@ def fail(claim: Claim, errors: list[dict[str, object]]) -> None:
 @contextmanager
 def rows_of(data_import: DataImport) -> Iterator[tuple[Iterator[Row | BadRow], FileIO]]:
     """The rows of the stored file, and the raw file whose `tell()` is the progress."""
-    ignore_extra = bool(data_import.options.get("ignore_extra"))
+    options = data_import.options
     with (
         data_import.path.open("rb", buffering=0) as raw,
-        open_stream(raw, settings.IMPORT_MAX_BYTES) as stream,
+        opened(raw, settings.IMPORT_MAX_BYTES) as (stream, container),
     ):
-        yield read_rows(stream, data_import.format, ignore_extra=ignore_extra), raw
+        rows = read_rows(
+            stream,
+            data_import.format,
+            container=container or options.get("container", ""),
+            mapping=options.get("mapping"),
+            ignore_extra=bool(options.get("ignore_extra")),
+        )
+        yield rows, raw
 
 
 def check(claim: Claim) -> bool:
@@ -199,7 +249,7 @@ def write(claim: Claim) -> None:
     data_import = claim.row
     data_import.refresh_from_db()
     counts = Counter(data_import.counts)
-    importer = importer_of(data_import.project)
+    people = People(data_import.project)
     with rows_of(data_import) as (rows, raw):
         batch: list[Row] = []
         size = BATCH_ROWS
@@ -210,18 +260,19 @@ def write(claim: Claim) -> None:
                 continue
             if row.line <= data_import.last_line:
                 continue
-            batch.append(row)
-            if len(batch) >= size:
-                size = write_batch(claim, importer, batch, counts, read=raw.tell())
+            if len(batch) >= size and row.line > batch[-1].line:
+                # Never between rows of one object: it is known by its number whether they are written.
+                size = write_batch(claim, people, batch, counts, read=raw.tell())
                 batch = []
+            batch.append(row)
         if batch:
-            write_batch(claim, importer, batch, counts, read=raw.tell())
+            write_batch(claim, people, batch, counts, read=raw.tell())
     with transaction.atomic():
         claim.change(state=State.DONE, bytes_read=data_import.size, finished_at=timezone.now())
         AuditEntry.record(data_import.created_by, "import.done", data_import, **counts)
 
 
-def write_batch(claim: Claim, importer: User, batch: list[Row], counts: Counter[str], *, read: int) -> int:
+def write_batch(claim: Claim, people: People, batch: list[Row], counts: Counter[str], *, read: int) -> int:
     """One short transaction; how many rows the next one may take.
 
     SQLite lets one writer in at a time, and one who waits asks ever more rarely, at first every 25 ms. So a
@@ -234,7 +285,7 @@ def write_batch(claim: Claim, importer: User, batch: list[Row], counts: Counter[
         claim.change(last_line=batch[-1].line)
         # Imports of one project take turns; judging does not lock the project's row.
         Project.objects.select_for_update(no_key=True).get(pk=data_import.project_id)
-        counts += write_rows(data_import, importer, batch)
+        counts += write_rows(data_import, people, batch)
         claim.change(counts=dict(counts), bytes_read=(data_import.size + read) // 2)
     if connection.vendor != "sqlite":
         return BATCH_ROWS

@@ -5,10 +5,13 @@ Nothing here knows a format or the database; memory stays flat whatever the file
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import json
+import re
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 from django.utils.translation import gettext as _
@@ -71,7 +74,6 @@ REFUSED_BY_FIRST_BYTES = (
     (b"\xff\xfe", gettext_lazy("looks like UTF-16: save it as UTF-8")),
     (b"\xfe\xff", gettext_lazy("looks like UTF-16: save it as UTF-8")),
     (b"\xd0\xcf\x11\xe0", gettext_lazy("looks like an Excel file: save it as CSV in UTF-8")),
-    (b"PAR1", gettext_lazy("looks like a Parquet file: export it as JSON Lines")),
 )
 
 
@@ -82,7 +84,7 @@ def open_stream(raw: io.RawIOBase, limit: int) -> io.BufferedReader[Any]:
     if first.startswith(b"\x1f\x8b"):
         stream: io.BufferedReader[Any] = io.BufferedReader(Unpacked(raw, limit), BUFFER_BYTES)
         first = stream.peek(4096)
-        if first.startswith((b"\x1f\x8b", b"PK\x03\x04")):
+        if first.startswith((b"\x1f\x8b", b"PK\x03\x04", b"PAR1")):
             raise BadFile(_("archive inside an archive"))
     else:
         stream = io.BufferedReader(raw, BUFFER_BYTES)
@@ -180,8 +182,7 @@ DECODER = json.JSONDecoder(
 )
 
 
-def json_object(text: str) -> dict[str, Any]:
-    """The object of a line of JSON Lines."""
+def json_value(text: str) -> Any:
     try:
         value = DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -189,9 +190,15 @@ def json_object(text: str) -> dict[str, Any]:
         raise BadRow(_("not JSON from column %(column)d on: %(message)s") % facts) from error
     except RecursionError as error:
         raise BadRow(_("nesting over %d") % MAX_NESTING) from error
+    check_depth_and_characters(value, escapes="\\u" in text)
+    return value
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The object of a line of JSON Lines."""
+    value = json_value(text)
     if not isinstance(value, dict):
         raise BadRow(_("wanted an object, found %s") % kind_of(value))
-    check_depth_and_characters(value, escapes="\\u" in text)
     return value
 
 
@@ -220,3 +227,105 @@ def refuse_unstorable(text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise BadRow(_("lone surrogate (U+%04X)") % ord(text[error.start])) from error
+
+
+# --- an array to values -----------------------------------------------------------------------------
+
+SPACE = re.compile(r"[ \t\n\r]*")
+PLAIN_DECODER = json.JSONDecoder()
+"""Only to find where a value ends that the other one refused."""
+
+
+class Units:
+    """The text of a stream as far as it is needed, and the line on which the value last taken began."""
+
+    def __init__(self, stream: io.BufferedReader) -> None:
+        self.stream = stream
+        self.decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self.text, self.at, self.line = "", 0, 1
+        self.ended = False
+
+    def more(self) -> bool:
+        """Add a piece of the stream; False at its end."""
+        data = self.stream.read1(BUFFER_BYTES)
+        self.text, self.at = self.text[self.at :], 0
+        try:
+            self.text += self.decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            line = self.line + self.text.count("\n") + error.object[: error.start].count(b"\n")
+            reason = _("not valid UTF-8 (byte 0x%02X)") % error.object[error.start]
+            raise BadFile(located(line, reason)) from error
+        self.ended = not data
+        return not self.ended
+
+    def skip(self, end: int) -> None:
+        self.line += self.text.count("\n", self.at, end)
+        self.at = end
+
+    def next_character(self) -> str:
+        """The next character that is no space, which stays; "" at the end."""
+        while True:
+            space = SPACE.match(self.text, self.at)
+            assert space is not None
+            self.skip(space.end())
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self.more():
+                return ""
+
+    def value(self) -> tuple[object, int]:
+        """The value that begins here, or the BadRow that says what is wrong with it; and where it ends."""
+        while True:
+            try:
+                try:
+                    return DECODER.raw_decode(self.text, self.at)
+                except BadRow as bad:
+                    return bad, PLAIN_DECODER.raw_decode(self.text, self.at)[1]
+            except RecursionError as error:
+                raise BadFile(located(self.line, _("nesting over %d") % MAX_NESTING)) from error
+            except json.JSONDecodeError as error:
+                long = len(self.text) - self.at > MAX_LINE_BYTES
+                if not self.ended and not long:
+                    self.more()
+                    continue
+                line = self.line + self.text.count("\n", self.at, error.pos)
+                facts = {"column": error.colno, "message": error.msg}
+                reason = _("not JSON from column %(column)d on: %(message)s") % facts
+                raise BadFile(located(line, reason)) from error
+
+
+def json_values(units: Units) -> Iterator[dict[str, Any] | BadRow]:
+    """The objects of an array, a BadRow in place of each value that is none. BadFile ends a broken array."""
+    assert units.next_character() == "["
+    units.skip(units.at + 1)
+    expected = ""
+    while (character := units.next_character()) != "]":
+        if expected and character == expected:
+            units.skip(units.at + 1)
+            character = units.next_character()
+        elif expected and character:
+            reason = _("wanted a comma or the end of the array, found %s") % repr(character)
+            raise BadFile(located(units.line, reason))
+        if not character:
+            raise BadFile(located(units.line, _("the array is not closed")))
+        value, end = units.value()
+        yield checked_object(value, units.text, units.at, end)
+        units.skip(end)
+        expected = ","
+    units.skip(units.at + 1)
+    if character := units.next_character():
+        raise BadFile(located(units.line, _("text after the array: %s") % repr(character)))
+
+
+def checked_object(value: object, text: str, start: int, end: int) -> dict[str, Any] | BadRow:
+    if isinstance(value, BadRow):
+        return value
+    if not isinstance(value, dict):
+        return BadRow(_("wanted an object, found %s") % kind_of(value))
+    if end - start > MAX_LINE_BYTES:
+        return BadRow(_("object over %d MiB") % (MAX_LINE_BYTES // 1024**2))
+    try:
+        check_depth_and_characters(value, escapes="\\u" in text[start:end] or "\x00" in text[start:end])
+    except BadRow as bad:
+        return bad
+    return value

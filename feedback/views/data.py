@@ -25,7 +25,7 @@ from kombu.exceptions import OperationalError as TransportError
 
 from feedback import imports, tasks
 from feedback.access import at_least, get_in_project, get_project
-from feedback.exchange import Format
+from feedback.exchange.formats import Format
 from feedback.exports import export_trl
 from feedback.forms_data import ExportForm, PromptFilterForm, UploadForm
 from feedback.lines import BadFile, located

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feedback import exchange, lines
-from feedback.exchange import Format, PairRow, PromptRow, read_rows, recognise
+from feedback import lines
+from feedback.exchange.formats import Format, read_rows, recognise
+from feedback.exchange.rows import Row, preferred
+from feedback.exchange.transcripts import common_length
 from feedback.lines import BadFile, BadRow, open_stream
 
 MIB = 1024 * 1024
@@ -34,7 +36,7 @@ def only_error(content: bytes | str, format: str, **options: Any) -> str:
 
 def format_of(content: bytes | str, name: str) -> str:
     raw = io.BytesIO(content if isinstance(content, bytes) else content.encode())
-    return recognise(open_stream(raw, 64 * MIB), name)
+    return recognise(open_stream(raw, 64 * MIB), name).format
 
 
 def line(**columns: Any) -> str:
@@ -58,7 +60,7 @@ GOOD = line(prompt="P", chosen="A", rejected="B")
 def test_hh_splits_at_the_last_shared_assistant_turn() -> None:
     start = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Name a fruit\n\nAssistant: "
     (row,) = rows_of(line(chosen=start + "An apple.", rejected=start + "An anvil."), Format.HH)
-    assert row == PairRow(
+    assert row == preferred(
         1, [user("Hi"), assistant("Hello."), user("Name a fruit")], "", "An apple.", "An anvil.", 2
     )
 
@@ -83,7 +85,7 @@ def test_hh_splits_at_the_last_shared_assistant_turn() -> None:
 def test_hh_keeps_every_byte(chosen: str, rejected: str, expected: tuple[str, str]) -> None:
     (row,) = rows_of(line(chosen=chosen, rejected=rejected), Format.HH)
     assert row.messages == [user("q")]
-    assert (row.chosen, row.rejected) == expected
+    assert row.completions == expected
 
 
 turns = st.lists(
@@ -113,8 +115,8 @@ def test_hh_rows_put_together_again_are_the_transcripts(
     if isinstance(row, BadRow):
         pytest.fail(str(row))
     prompt = "".join(f"\n\n{names[turn['role']]}: {turn['content']}" for turn in row.messages)
-    assert prompt + "\n\nAssistant: " + row.chosen == pair["chosen"]
-    assert prompt + "\n\nAssistant: " + row.rejected == pair["rejected"]
+    assert prompt + "\n\nAssistant: " + row.completions[0] == pair["chosen"]
+    assert prompt + "\n\nAssistant: " + row.completions[1] == pair["rejected"]
 
 
 @settings(deadline=None)
@@ -123,8 +125,8 @@ def test_common_length_equals_the_slow_definition(first: str, second: str) -> No
     slow = 0
     while slow < min(len(first), len(second)) and first[slow] == second[slow]:
         slow += 1
-    assert exchange.common_length(first, second) == slow
-    assert exchange.common_length(first, first + second) == len(first)
+    assert common_length(first, second) == slow
+    assert common_length(first, first + second) == len(first)
 
 
 # --- TRL and prompts --------------------------------------------------------------------------------
@@ -159,7 +161,7 @@ def test_common_length_equals_the_slow_definition(first: str, second: str) -> No
 )
 def test_trl_reads_all_four_shapes(columns: dict[str, Any], expected: tuple[Any, ...]) -> None:
     (row,) = rows_of(line(**columns), Format.TRL)
-    assert row == PairRow(1, *expected)
+    assert row == preferred(1, *expected)
 
 
 @pytest.mark.parametrize(
@@ -167,28 +169,25 @@ def test_trl_reads_all_four_shapes(columns: dict[str, Any], expected: tuple[Any,
 )
 def test_a_margin_becomes_the_nearest_strength(margin: float | None, strength: int) -> None:
     (row,) = rows_of(line(prompt="p", chosen="a", rejected="b", margin=margin), Format.TRL)
-    assert row.strength == strength
+    assert row.judged[0].strength == -strength
 
 
 def test_prompts_are_read_from_jsonl_csv_and_text() -> None:
-    expected = [PromptRow(1, [user("One")], ""), PromptRow(2, [user("Two, two")], "x")]
-    assert (
-        rows_of(line(prompt="One") + line(messages=[user("Two, two")], id="x"), Format.PROMPTS_JSONL)
-        == expected
-    )
-    assert rows_of('prompt,id\r\nOne,\r\n"Two, two",x\r\n', Format.PROMPTS_CSV) == [
+    expected = [Row(1, [user("One")], ""), Row(2, [user("Two, two")], "x")]
+    assert rows_of(line(prompt="One") + line(messages=[user("Two, two")], id="x"), Format.PROMPTS) == expected
+    assert rows_of('prompt,id\r\nOne,\r\n"Two, two",x\r\n', Format.PROMPTS) == [
         row._replace(line=row.line + 1) for row in expected
     ]
     assert rows_of("One\r\n\n  \nTwo, two\n", Format.PROMPTS_TXT) == [
         expected[0],
-        PromptRow(4, [user("Two, two")], ""),
+        Row(4, [user("Two, two")], ""),
     ]
 
 
 def test_a_csv_cell_may_span_lines_and_its_first_line_is_named() -> None:
-    assert rows_of('prompt\n"a\nb"\nc\n', Format.PROMPTS_CSV) == [
-        PromptRow(2, [user("a\nb")], ""),
-        PromptRow(4, [user("c")], ""),
+    assert rows_of('prompt\n"a\nb"\nc\n', Format.PROMPTS) == [
+        Row(2, [user("a\nb")], ""),
+        Row(4, [user("c")], ""),
     ]
 
 
@@ -199,7 +198,7 @@ def test_bom_is_stripped_and_gzip_unpacked() -> None:
         == rows_of(content, Format.TRL)
         == rows_of(GOOD, Format.TRL)
     )
-    assert isinstance(rows_of(GOOD, Format.TRL)[0], PairRow)
+    assert isinstance(rows_of(GOOD, Format.TRL)[0], Row)
 
 
 # --- what is wrong with a row -----------------------------------------------------------------------
@@ -208,8 +207,8 @@ BAD_ROWS = {
     "not utf-8": (b'{"prompt": "\xff"}\n', Format.TRL, "Line 1: not valid UTF-8 (byte 0xFF)"),
     "NUL byte": (b'{"prompt": "\x00"}\n', Format.TRL, "Line 1: NUL character (U+0000)"),
     "NUL escaped": (b'{"prompt": "\\u0000"}\n', Format.TRL, "Line 1: NUL character (U+0000)"),
-    "surrogate": (b'{"prompt": "\\ud800"}\n', Format.PROMPTS_JSONL, "Line 1: lone surrogate (U+D800)"),
-    "surrogate in a key": (b'{"\\udfff": "x"}\n', Format.PROMPTS_JSONL, "Line 1: lone surrogate (U+DFFF)"),
+    "surrogate": (b'{"prompt": "\\ud800"}\n', Format.PROMPTS, "Line 1: lone surrogate (U+D800)"),
+    "surrogate in a key": (b'{"\\udfff": "x"}\n', Format.PROMPTS, "Line 1: lone surrogate (U+DFFF)"),
     "broken": (
         '{"prompt": "a" "b"}\n',
         Format.TRL,
@@ -269,22 +268,22 @@ BAD_ROWS = {
     ),
     "unknown role": (
         line(messages=[user("a"), {"role": "tool", "content": "b"}]),
-        Format.PROMPTS_JSONL,
+        Format.PROMPTS,
         "Line 1: 'messages' turn 2: unknown role 'tool' (wanted: system, user, assistant)",
     ),
     "late system": (
         line(messages=[user("a"), {"role": "system", "content": "b"}]),
-        Format.PROMPTS_JSONL,
+        Format.PROMPTS,
         "Line 1: 'messages' turn 2: a system turn can only be the first",
     ),
     "ends with assistant": (
         line(messages=[user("a"), assistant("b")]),
-        Format.PROMPTS_JSONL,
+        Format.PROMPTS,
         "Line 1: turn 2: the prompt must end with a user turn, found assistant",
     ),
     "content is a list": (
         line(messages=[{"role": "user", "content": [{"type": "image"}]}]),
-        Format.PROMPTS_JSONL,
+        Format.PROMPTS,
         "Line 1: 'messages' turn 1: 'content' must be text, found a list",
     ),
     "two answers": (
@@ -307,17 +306,17 @@ BAD_ROWS = {
         Format.HH,
         "Line 1: 'chosen' must start with an empty line and “Human: ”",
     ),
-    "ragged csv": ("prompt,id\na,1\nb\n", Format.PROMPTS_CSV, "Line 3: 1 cells, the header has 2"),
-    "unclosed quote": ('prompt\na\n"b\nc\n', Format.PROMPTS_CSV, "Line 3: a quote is not closed"),
+    "ragged csv": ("prompt,id\na,1\nb\n", Format.PROMPTS, "Line 3: 1 cells, the header has 2"),
+    "unclosed quote": ('prompt\na\n"b\nc\n', Format.PROMPTS, "Line 3: a quote is not closed"),
     "huge cell": (
         "prompt\n" + "x" * MIB + "\n",
-        Format.PROMPTS_CSV,
+        Format.PROMPTS,
         "Line 2: cell over 128 KiB, or a quote is not closed",
     ),
     "extra csv column": (
         "prompt,note\na,b\n",
-        Format.PROMPTS_CSV,
-        "Line 2: unknown column 'note' (wanted: prompt, id)",
+        Format.PROMPTS,
+        "Line 2: unknown column 'note' (wanted: prompt, messages, id)",
     ),
 }  # fmt: skip
 
@@ -332,7 +331,8 @@ def test_a_bad_row_says_where_and_why(name: str) -> None:
 def test_every_word_of_a_refusal_can_be_translated(name: str, loud: None) -> None:
     """Whatever is said in small letters never went through gettext."""
     content, format, _expected = BAD_ROWS[name]
-    names = r"'[^']*'|\b(prompt|chosen|rejected|margin|id|user|assistant|NaN|Infinity)\b"  # of the formats
+    # What stands in quotes, columns and roles are words of the formats.
+    names = r"'[^']*'|\b(prompt|messages|chosen|rejected|margin|id|user|assistant|NaN|Infinity)\b"
     python = r"|Expecting .*"  # what json itself says
     assert re.findall("[a-z]+", re.sub(names + python, "", only_error(content, format))) == []
 
@@ -341,13 +341,13 @@ def test_reading_goes_on_after_a_bad_row() -> None:
     content = GOOD.encode() + b"\xff\n" + b"{\n" + GOOD.encode() + b'{"chosen": "a"}\n' + GOOD.encode()
     rows = rows_of(content, Format.TRL)
     assert [row.line for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert [type(row) for row in rows] == [PairRow, BadRow, BadRow, PairRow, BadRow, PairRow]
-    csv_rows = rows_of(b"prompt\na\nb,c\n\xff\nd\n", Format.PROMPTS_CSV)
+    assert [type(row) for row in rows] == [Row, BadRow, BadRow, Row, BadRow, Row]
+    csv_rows = rows_of(b"prompt\na\nb,c\n\xff\nd\n", Format.PROMPTS)
     assert [(row.line, type(row)) for row in csv_rows] == [
-        (2, PromptRow),
+        (2, Row),
         (3, BadRow),
         (4, BadRow),
-        (5, PromptRow),
+        (5, Row),
     ]
 
 
@@ -355,7 +355,7 @@ def test_a_line_over_the_limit_is_one_bad_row_and_the_next_is_read() -> None:
     huge = b'{"prompt": "' + b"x" * (5 * MIB) + b'"}\n'
     rows = rows_of(huge + GOOD.encode(), Format.TRL)
     assert str(rows[0]) == "Line 1: line over 4 MiB"
-    assert rows[1].line == 2 and isinstance(rows[1], PairRow)
+    assert rows[1].line == 2 and isinstance(rows[1], Row)
     assert [str(row) for row in rows_of(b"x" * (9 * MIB), Format.TRL)] == ["Line 1: line over 4 MiB"]
 
 
@@ -377,21 +377,29 @@ def test_other_columns_can_be_ignored() -> None:
         (b"PK\x03\x04....[Content_Types].xml", "a.csv", "looks like an Excel file: save it as CSV in UTF-8"),
         (b"\xd0\xcf\x11\xe0....", "a.csv", "looks like an Excel file: save it as CSV in UTF-8"),
         (b"PK\x03\x04....notes.txt", "a.zip", "a ZIP archive: upload the file itself, or packed with gzip"),
-        (b"PAR1....", "a.parquet", "looks like a Parquet file: export it as JSON Lines"),
         (gzip.compress(gzip.compress(b"a", mtime=0), mtime=0), "a.gz", "archive inside an archive"),
         (
             gzip.compress(GOOD.encode() * 1000, mtime=0)[:-20],
             "a.jsonl.gz",
             "the gzip file is damaged or cut off",
         ),
-        ('[{"prompt": "a"}]', "a.json", "a JSON array: wanted JSON Lines, one object on each line"),
+        ('[{"prompt": "a"}', "a.json", "Line 1: the array is not closed"),
+        ('[\n{"prompt": "a"} 7]', "a.json", "Line 2: wanted a comma or the end of the array, found '7'"),
+        (
+            '[{"prompt": "a"},\n{"prompt" 1}]',
+            "a.json",
+            "Line 2: not JSON from column 11 on: Expecting ':' delimiter",
+        ),
+        ('[{"prompt": "a"}] x', "a.json", "Line 1: text after the array: 'x'"),
+        (b'[{"prompt": "a"},\n{"prompt": "\xff"}]', "a.json", "Line 2: not valid UTF-8 (byte 0xFF)"),
+        ("[" + '{"prompt": ' + "[" * 10000, "a.json", "Line 1: nesting over 32"),
         ("prompt;id\na;1\n", "a.csv", "the cells are separated by ;: wanted commas"),
-        ("question,id\na,1\n", "a.csv", "no column 'prompt' in the header (found: question, id)"),
+        ("question,id\na,1\n", "a.csv", "format not recognised by its columns (found: question, id)"),
         ("prompt,prompt\na,1\n", "a.csv", "column 'prompt' appears twice in the header"),
         (
             '{"text": "a"}\n',
             "a.jsonl",
-            "Line 1: none of the columns chosen, rejected, prompt, messages (found: text)",
+            "format not recognised by its columns (found: text)",
         ),
         (
             "{oops\n",
@@ -404,7 +412,7 @@ def test_other_columns_can_be_ignored() -> None:
 def test_a_bad_file_says_why(content: bytes | str, name: str, expected: str) -> None:
     with pytest.raises(BadFile) as problem:
         format_of(content, name)
-        rows_of(content, Format.TRL)  # a file cut off at its end is recognised by its beginning
+        rows_of(content, Format.PROMPTS)  # a file cut off at its end is recognised by its beginning
     assert str(problem.value) == expected
 
 
@@ -418,9 +426,9 @@ def test_a_bad_file_says_why(content: bytes | str, name: str, expected: str) -> 
         ),
         (GOOD, "x", Format.TRL),
         (line(chosen=[user("a"), assistant("b")], rejected=[]), "x", Format.TRL),
-        (line(prompt="a"), "x.txt", Format.PROMPTS_JSONL),
-        (line(messages=[user("a")]), "x", Format.PROMPTS_JSONL),
-        ("id,Prompt\n1,a\n", "x", Format.PROMPTS_CSV),
+        (line(prompt="a"), "x.txt", Format.PROMPTS),
+        (line(messages=[user("a")]), "x", Format.PROMPTS),
+        ("id,Prompt\n1,a\n", "x", Format.PROMPTS),
         ("Where is it?\n", "x.TXT", Format.PROMPTS_TXT),
         (gzip.compress(b"Where is it?\n", mtime=0), "x.txt.gz", Format.PROMPTS_TXT),
         ("{bad\n" + GOOD, "x.jsonl", Format.TRL),
@@ -460,7 +468,7 @@ def test_any_bytes_give_rows_or_reasons(content: bytes, format: str) -> None:
 def test_every_line_that_is_not_blank_is_accounted_for(parts: list[bytes]) -> None:
     rows = rows_of(b"".join(parts), Format.TRL)
     assert len(rows) == sum(part != b"\n" for part in parts)
-    assert sum(isinstance(row, PairRow) for row in rows) == parts.count(GOOD.encode())
+    assert sum(isinstance(row, Row) for row in rows) == parts.count(GOOD.encode())
 
 
 def test_limits_stand_where_the_documents_say() -> None:
