@@ -210,13 +210,35 @@ def test_a_learning_model_keeps_float32_weights_and_computes_in_bfloat16(folder:
         assert weight.grad is not None and weight.grad.dtype == torch.float32
 
 
-def test_a_model_that_is_only_read_takes_half_the_memory_in_bfloat16(folder: Path) -> None:
-    read = models.Policy(folder, dtype="bfloat16", learns=False)
-    assert {weight.dtype for weight in read.model.parameters()} == {torch.bfloat16}
+def test_a_model_that_is_only_read_says_the_same_from_half_the_memory(folder: Path) -> None:
+    """To the bit: the KL of a policy that has not moved is 0 in bfloat16 too."""
+    read, learns = (
+        models.Policy(folder, dtype="bfloat16", learns=False),
+        models.Policy(folder, dtype="bfloat16"),
+    )
+    matrices = [
+        module.weight
+        for module in read.model.base_model.modules()
+        if type(module).__name__ in ("Linear", "Conv1D")
+    ]
+    assert matrices and {weight.dtype for weight in matrices} == {torch.bfloat16}
     batch = batches.rows(PROMPTS, COMPLETIONS, 0)
     with torch.no_grad():
-        found, exact = read.logprobs(batch), models.Policy(folder).logprobs(batch)
-    assert found.dtype == torch.float32 and torch.allclose(found, exact, atol=0.05)
+        found, same = read.logprobs(batch), learns.logprobs(batch)
+        exact = models.Policy(folder).logprobs(batch)
+    assert found.dtype == torch.float32 and torch.equal(found, same)
+    assert torch.allclose(found, exact, atol=0.05)
+
+
+def test_a_reward_model_that_is_only_read_gives_the_same_scores(reward_model: Path) -> None:
+    batch = batches.rows(PROMPTS, COMPLETIONS, 0)
+    with torch.no_grad():
+        read, learns, exact = (
+            models.RewardModel(reward_model, dtype=dtype, learns=learns).scores(batch)
+            for dtype, learns in (("bfloat16", False), ("bfloat16", True), ("float32", True))
+        )
+    assert read.dtype == torch.float32 and torch.equal(read, learns)
+    assert torch.allclose(read, exact, atol=0.05) and not torch.allclose(read, exact, atol=1e-6)
 
 
 def test_steps_too_small_for_bfloat16_are_learned() -> None:

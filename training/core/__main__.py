@@ -240,6 +240,9 @@ def failure(error: Exception) -> dict[str, str] | None:
             "Free space under the artefact folder, or raise its quota or file size limit, and launch again."
         )
         return {"code": "disk_full", "message": text, "hint": hint}
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        hint = "Switch compile off, or install what it needs: a C++ compiler on a CPU, Triton on a GPU."
+        return {"code": "cannot_compile", "message": text.splitlines()[0], "hint": hint}
     memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if memory or "not enough memory" in text or "can't allocate memory" in text:
         hint = (

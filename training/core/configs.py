@@ -29,6 +29,16 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def precision_setting() -> Any:
+    sentence = "bfloat16: products of matrices are computed in it, learned weights stay float32; faster and smaller on GPUs made for it."
+    return setting("float32", sentence, choices=("float32", "bfloat16"), advanced=True)
+
+
+def compile_setting() -> Any:
+    sentence = "Compile training passes (torch.compile): they wait for the compiler at first, and then are faster on a GPU."
+    return setting(False, sentence, advanced=True)
+
+
 class ConfigError(ValueError):
     """A configuration that no run may start with. `problems` maps a setting's name to what is wrong."""
 
@@ -85,6 +95,8 @@ class SFTConfig(Config):
     checkpoint_every: int = setting(50, "Optimiser steps between checkpoints.", low=1, high=100_000, unit="steps", advanced=True)
     evaluate_every: int = setting(25, "Optimiser steps between held-out losses and sample texts.", low=1, high=100_000, unit="steps", advanced=True)
     microbatch_tokens: int = setting(8192, "Tokens (padding included) in one forward pass: fewer need less memory, the result is the same.", low=16, high=10_000_000, unit="tokens", advanced=True)
+    precision: str = precision_setting()
+    compile: bool = compile_setting()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +127,8 @@ class RewardModelConfig(Config):
     max_grad_norm: float = setting(1.0, "Gradients longer than this are scaled down to it.", low=1e-6, high=1e6, advanced=True)
     checkpoint_every: int = setting(20, "Optimiser steps between checkpoints.", low=1, high=100_000, unit="steps", advanced=True)
     microbatch_tokens: int = setting(8192, "Tokens (padding included) in one forward pass: fewer need less memory, the result is the same.", low=16, high=10_000_000, unit="tokens", advanced=True)
+    precision: str = precision_setting()
+    compile: bool = compile_setting()
 
     def cross_problems(self) -> dict[str, str]:
         problems = {}
@@ -161,6 +175,8 @@ class PolicyConfig(Config):
     checkpoint_every: int = setting(5, "Steps between checkpoints.", low=1, high=100_000, unit="steps", advanced=True)
     sample_every: int = setting(5, "Steps between sample texts on the run's page.", low=1, high=100_000, unit="steps", advanced=True)
     microbatch_tokens: int = setting(8192, "Tokens (padding included) in one forward pass: fewer need less memory, the result is the same.", low=16, high=10_000_000, unit="tokens", advanced=True)
+    precision: str = precision_setting()
+    compile: bool = compile_setting()
 
     def cross_problems(self) -> dict[str, str]:
         problems = {}
@@ -255,6 +271,12 @@ class TRPOConfig(PolicyConfig):
     fisher_share: float = setting(0.25, "Share of the rollout that Fisher-vector products look at.", low=0.001, high=1.0, advanced=True)
     backtracks: int = setting(10, "Halvings of a step that breaks the constraint or does not improve; then it is taken back.", low=1, high=100, advanced=True)
 
+    def cross_problems(self) -> dict[str, str]:
+        problems = super().cross_problems()
+        if self.compile:
+            problems["compile"] = "trpo differentiates twice, which compiled passes cannot"
+        return problems
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(Config):
@@ -274,6 +296,7 @@ class SampleConfig(Config):
     max_new_tokens: int = setting(64, "Longest completion.", low=1, high=16_384, unit="tokens")
     temperature: float = setting(1.0, "0.05 is nearly greedy, 1 is the model's own distribution.", low=0.05, high=5.0)
     batch_size: int = setting(64, "Completions written at once.", low=1, high=100_000, advanced=True)
+    precision: str = precision_setting()
 
 
 # fmt: on

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer
 from transformers.activations import GELUTanh, NewGELUActivation
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from training.core.batches import device
@@ -47,18 +48,20 @@ def load_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
 
-def load(kind: Any, folder: Path, *, dtype: torch.dtype = torch.float32, **extra: Any) -> Any:
-    """The model of `folder`, its weights in `dtype`, dropout off."""
+def load(kind: Any, folder: Path, *, halved: bool = False, **extra: Any) -> Any:
+    """The model of `folder` in float32, dropout off; `halved`: its matrices in bfloat16, see `halve`."""
     refuse_unsafe(folder)
     model = kind.from_pretrained(
         str(folder),
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
-        dtype=dtype,
+        dtype=torch.float32,
         **extra,
     )
     fuse_gelu(model)
+    if halved:
+        halve(model)
     return model.to(device()).eval()
 
 
@@ -71,6 +74,20 @@ def fuse_gelu(model: nn.Module) -> None:
         for name, child in module.named_children():
             if type(child) is NewGELUActivation:
                 setattr(module, name, GELUTanh())
+
+
+@torch.no_grad()
+def halve(model: Any) -> None:
+    """Put the matrices of a model that is only read under autocast into bfloat16: half the memory.
+
+    Autocast would turn them into the same bfloat16 for each product, so what the model says stays the same
+    to the bit. Embeddings, norms and the head of a sequence classifier are no products of autocast's.
+    """
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = head is not None and head.weight is embeddings.weight
+    for module in [*model.base_model.modules(), *([] if tied or head is None else [head])]:
+        if type(module) in (nn.Linear, Conv1D):
+            module.to(torch.bfloat16)
 
 
 def save(model: Any, chat: Chat, folder: Path) -> None:

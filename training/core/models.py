@@ -26,6 +26,11 @@ from training.core.tensors import logprobs_and_entropy
 from training.core.types import Pair, Rows
 
 
+def autocast(device: torch.device, mixed: bool) -> AbstractContextManager[Any]:
+    """Products of matrices in bfloat16 where `mixed`; weights, sums and norms stay float32."""
+    return torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext()
+
+
 class TokenFacts(NamedTuple):
     """What a policy says of the N completion tokens of a batch, row after row."""
 
@@ -37,12 +42,11 @@ class TokenFacts(NamedTuple):
 class Policy:
     """A causal language model with its text format.
 
-    In bfloat16, a model that is only read has its weights in bfloat16. One that learns keeps float32 weights
-    and computes in bfloat16 by autocast: a step of 1e-6 is less than bfloat16 can add to a weight, and would
-    be lost. Log-probabilities are float32 arithmetic either way.
+    In bfloat16 the weights stay float32 and autocast computes in bfloat16: a step of 1e-6 is less than
+    bfloat16 can add to a weight, and would be lost. A model that is only read says the same to the bit from
+    half the memory (`folders.halve`). Log-probabilities are float32 arithmetic either way.
     """
 
-    mixed = False  # float32 weights, bfloat16 arithmetic
     compiled: Any = None
     decodes_in_place: bool | None = None  # `sampling` finds out
 
@@ -51,9 +55,8 @@ class Policy:
     ) -> None:
         """`compiled`: training passes go through torch.compile, which a second derivative cannot."""
         self.chat = Chat(load_tokenizer(folder))
-        self.mixed = dtype == "bfloat16" and learns
-        weights = torch.bfloat16 if dtype == "bfloat16" and not learns else torch.float32
-        self.model = load(AutoModelForCausalLM, folder, dtype=weights)
+        self.mixed = dtype == "bfloat16"
+        self.model = load(AutoModelForCausalLM, folder, halved=self.mixed and not learns)
         self.device = self.model.device
         ends = self.model.generation_config.eos_token_id if self.model.generation_config else None
         self.chat.stop_ids |= set(ends if isinstance(ends, list) else [] if ends is None else [ends])
@@ -71,12 +74,12 @@ class Policy:
         return self.model.base_model if self.plain_head else self.model
 
     def precision(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.mixed else nullcontext()
+        return autocast(self.device, self.mixed)
 
     @torch.no_grad()
     def _head_is_plain(self) -> bool:
         """Whether logits are just head(hidden); where a model scales or caps them, all are computed."""
-        ids = torch.tensor([[self.chat.eos_id] * 4], device=self.device)
+        ids = torch.zeros(1, 4, dtype=torch.long, device=self.device)
         head = self.model.get_output_embeddings()
         if head is None:
             return False
@@ -161,13 +164,27 @@ class Policy:
 
 
 class RewardModel:
-    """A language model with one score for a whole text, read at its last real token."""
+    """A language model with one score for a whole text, read at its last real token.
 
-    def __init__(self, folder: Path, *, fresh_head_seed: int | None = None) -> None:
+    In bfloat16 it is as a `Policy` is; the score is a float32 product of the head in any case.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        fresh_head_seed: int | None = None,
+        dtype: str = "float32",
+        learns: bool = True,
+        compiled: bool = False,
+    ) -> None:
         """`fresh_head_seed`: `folder` holds a language model, which gets a new head instead of having one."""
         self.chat = Chat(load_tokenizer(folder))
-        self.model = load(AutoModelForSequenceClassification, folder, num_labels=1)
+        self.mixed = dtype == "bfloat16"
+        halved = self.mixed and not learns
+        self.model = load(AutoModelForSequenceClassification, folder, halved=halved, num_labels=1)
         self.device = self.model.device
+        self.trunk = torch.compile(self.model.base_model, dynamic=True) if compiled else self.model.base_model
         self.head: nn.Linear = self.model.score
         if fresh_head_seed is not None:
             self._fresh_head(fresh_head_seed)
@@ -196,11 +213,14 @@ class RewardModel:
     def context(self) -> int:
         return context_length(self.model)
 
+    def precision(self) -> AbstractContextManager[Any]:
+        return autocast(self.device, self.mixed)
+
     def hidden(self, batch: Rows) -> Tensor:
-        """B x L x d."""
-        return self.model.base_model(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-        )[0]
+        """B x L x d, float32."""
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
+        with self.precision():
+            return self.trunk(**inputs)[0].float()
 
     def last_hidden(self, batch: Rows) -> Tensor:
         """Hidden state of each row's last real token, B x d."""
@@ -208,7 +228,7 @@ class RewardModel:
         return at(self.hidden(batch), last).squeeze(1)
 
     def scores(self, batch: Rows) -> Tensor:
-        return self.head(self.last_hidden(batch)).squeeze(-1).float()
+        return self.head(self.last_hidden(batch)).squeeze(-1)
 
     # --- pairs --------------------------------------------------------------------------------------
 
@@ -225,7 +245,10 @@ class RewardModel:
     def pair_hidden(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
         """Hidden states at the end of all chosen and all rejected completions, N x d each."""
         if self.shares_prompts:
-            return shared_prompt.hidden(self.model.base_model, shared_prompt.pack(pairs, self.chat.pad_id))
+            with self.precision():
+                packed = shared_prompt.pack(pairs, self.chat.pad_id)
+                chosen, rejected = shared_prompt.hidden(self.trunk, packed)
+            return chosen.float(), rejected.float()
         prompts, completions = (
             [pair.prompt_ids for pair in pairs] * 2,
             [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs],
@@ -235,7 +258,7 @@ class RewardModel:
 
     def pair_scores(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
         """Scores of all chosen and all rejected completions, N each, from one forward pass."""
-        chosen, rejected = (self.head(hidden).squeeze(-1).float() for hidden in self.pair_hidden(pairs))
+        chosen, rejected = (self.head(hidden).squeeze(-1) for hidden in self.pair_hidden(pairs))
         return chosen, rejected
 
     def save(self, folder: Path) -> None:
@@ -290,7 +313,7 @@ class SharedCritic(nn.Module):
 
     def forward(self, batch: Rows, policy_hidden: Tensor) -> Tensor:
         """Values of the states before every completion token, row after row: N."""
-        return self.head(policy_hidden).squeeze(-1)
+        return self.head(policy_hidden.float()).squeeze(-1)
 
 
 class SeparateCritic(nn.Module):
@@ -298,12 +321,13 @@ class SeparateCritic(nn.Module):
 
     def __init__(self, start: RewardModel) -> None:
         super().__init__()
-        self.model, self.head = start.model.base_model, start.head
+        self.model, self.head, self.precision = start.model.base_model, start.head, start.precision
 
     def forward(self, batch: Rows, policy_hidden: Tensor) -> Tensor:
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
-        hidden = self.model(**inputs)[0]
-        return self.head(at(hidden, batch.states)[batch.completion_mask]).squeeze(-1)
+        with self.precision():
+            hidden = self.model(**inputs)[0]
+        return self.head(at(hidden, batch.states)[batch.completion_mask].float()).squeeze(-1)
 
 
 def context_length(model: Any) -> int:

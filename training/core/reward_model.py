@@ -29,7 +29,12 @@ def train(job: Job) -> Iterator[Event]:
     """Yield losses and held-out accuracy; leave the reward model, or all members, in `job.output`."""
     config = cast(RewardModelConfig, job.config)
     seeds = [member_seed(job.seed, number) for number in range(1, config.members + 1)]
-    ensemble = [models.RewardModel(job.inputs["policy"], fresh_head_seed=seed) for seed in seeds]
+    ensemble = [
+        models.RewardModel(
+            job.inputs["policy"], fresh_head_seed=seed, dtype=config.precision, compiled=config.compile
+        )
+        for seed in seeds
+    ]
     limit = min(config.max_length, ensemble[0].context)
     pairs, unseen, counts = data.pairs(job.inputs["snapshot"], ensemble[0].chat, limit)
     yield from counts.notes(limit)

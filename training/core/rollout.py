@@ -46,10 +46,10 @@ class Team(NamedTuple):
 def load(job: Job, *, critic: str | None) -> tuple[Team, list[Prompt], list[Note]]:
     """Models, prompts that fit, and what is to be said about them; `critic`: shared, separate or None."""
     config = cast(PolicyConfig, job.config)
-    policy = models.Policy(job.inputs["policy"])
+    policy = models.Policy(job.inputs["policy"], dtype=config.precision, compiled=config.compile)
     reference = load_reference(job, policy)
     reward_model = rewards.RewardModelScore(
-        models.RewardModel(job.inputs["reward_model"]),
+        models.RewardModel(job.inputs["reward_model"], dtype=config.precision, learns=False),
         policy.chat,
         microbatch_tokens=config.microbatch_tokens,
     )
@@ -70,7 +70,7 @@ def load_reference(job: Job, policy: models.Policy) -> models.Policy | lora.With
         lora.add(policy.model, config.lora_rank, seed=job.seed)
         if same:
             return lora.WithoutAdapter(policy)
-    reference = models.Policy(job.inputs["reference"])
+    reference = models.Policy(job.inputs["reference"], dtype=config.precision, learns=False)
     if not policy.chat.same_ids(reference.chat) or reference.context < policy.context:
         told = "policy and reference have different tokenizers, templates or contexts"
         raise Failure("bad_input", told, "Choose a reference that the policy descends from.")
@@ -86,9 +86,10 @@ def load_critic(
         return None, []
     if kind == "shared":
         return models.SharedCritic(policy), []
+    dtype = cast(PolicyConfig, job.config).precision
     if reward_model.same_ids:
-        return models.SeparateCritic(models.RewardModel(job.inputs["reward_model"])), []
-    start = models.RewardModel(job.inputs["policy"], fresh_head_seed=job.seed)
+        return models.SeparateCritic(models.RewardModel(job.inputs["reward_model"], dtype=dtype)), []
+    start = models.RewardModel(job.inputs["policy"], fresh_head_seed=job.seed, dtype=dtype)
     nn.init.zeros_(start.head.weight)
     told = "The reward model reads other tokens: the critic starts from the policy instead."
     return models.SeparateCritic(start), [Note("log", told)]

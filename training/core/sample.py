@@ -18,7 +18,7 @@ CHECKPOINT_EVERY = 8
 def train(job: Job) -> Iterator[Event]:
     """Yield progress and one sample a batch; leave completions.jsonl in `job.output`, prompt after prompt."""
     config = cast(SampleConfig, job.config)
-    policy = models.Policy(job.inputs["policy"])
+    policy = models.Policy(job.inputs["policy"], dtype=config.precision, learns=False)
     limit = policy.context
     prompts, notes = data.prompts(
         job.inputs["prompts"], policy.chat, limit=limit, new_tokens=config.max_new_tokens
@@ -26,7 +26,8 @@ def train(job: Job) -> Iterator[Event]:
     yield from notes
     scorer = None
     if "reward_model" in job.inputs:
-        scorer = rewards.RewardModelScore(models.RewardModel(job.inputs["reward_model"]), policy.chat)
+        judge = models.RewardModel(job.inputs["reward_model"], dtype=config.precision, learns=False)
+        scorer = rewards.RewardModelScore(judge, policy.chat)
 
     wanted = [(prompt, index) for prompt in prompts for index in range(config.completions_per_prompt)]
     steps = -(-len(wanted) // config.batch_size)

@@ -42,7 +42,7 @@ NON_FINITE_LIMIT = 3
 def train(job: Job) -> Iterator[Event]:
     """Yield the loss of each step, held-out losses and sample texts; leave the model in `job.output`."""
     config = cast(SFTConfig, job.config)
-    policy = models.Policy(job.inputs["policy"])
+    policy = models.Policy(job.inputs["policy"], dtype=config.precision, compiled=config.compile)
     limit = min(config.max_length, policy.context)
     examples, held_out, counts = data.demonstrations(job.inputs["snapshot"], policy.chat, limit)
     yield from counts.notes(limit)
