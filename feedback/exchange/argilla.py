@@ -13,6 +13,7 @@ from feedback.exchange.rows import (
     Row,
     different,
     external_id_of,
+    optional_list,
     prompt_in,
     whole_number,
 )
@@ -71,16 +72,16 @@ def responses(record: dict[str, Any]) -> list[tuple[Any, str]]:
     if isinstance(record.get("responses"), dict):
         return [
             (response.get("value"), str(response.get("user_id") or ""))
-            for given in record["responses"].values()
-            for response in given or []
+            for question in record["responses"]
+            for response in optional_list(record["responses"], question)
             if isinstance(response, dict) and response.get("status") in KEPT
         ]
     found = []
     for name in record:
         if name.endswith(ANSWERS) and isinstance(record[name], list):
             values = record[name]
-            users = record.get(f"{name}.users") or [""] * len(values)
-            states = record.get(f"{name}.status") or [None] * len(values)
+            users = optional_list(record, f"{name}.users") or [""] * len(values)
+            states = optional_list(record, f"{name}.status") or [None] * len(values)
             if not len(users) == len(states) == len(values):
                 raise BadRow(_("'%s': users and status must be as many as responses") % name[:80])
             found += [

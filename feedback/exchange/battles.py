@@ -35,7 +35,7 @@ def fits(data: dict[str, Any]) -> bool:
 def read(data: dict[str, Any], line: int) -> Row:
     """The last turn of each side is compared; the conversations before it must be one and the same."""
     winner = required(data, "winner")
-    if winner not in VERDICTS:
+    if not isinstance(winner, str) or winner not in VERDICTS:
         facts = {"found": repr(winner)[:80], "wanted": ", ".join(VERDICTS)}
         raise BadRow(_("'winner': unknown %(found)s (wanted: %(wanted)s)") % facts)
     left, right = (conversation(data, name) for name in ("conversation_a", "conversation_b"))

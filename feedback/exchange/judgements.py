@@ -19,6 +19,7 @@ from feedback.exchange.rows import (
     external_id_of,
     list_in,
     one_of,
+    optional_list,
     prompt_in,
     required,
     text_in,
@@ -39,6 +40,7 @@ COLUMNS = (
     "annotator", "guideline", "opened_at", "judged_at", "active_ms", "late", "simulated", "imported",
     "withdrawn", "supersedes", "in_force",
 )  # fmt: skip
+PROMPT_COLUMNS = ("id", "external_id", "split", "source")
 DAY_MS = 24 * 3600 * 1000
 
 
@@ -58,7 +60,7 @@ def read(data: dict[str, Any], line: int) -> Row:
     return Row(
         line,
         prompt_in(data, "messages"),
-        external_id_of(data.get("prompt") or {}, "external_id"),
+        external_id_of(object_in(data.get("prompt") or {}, "prompt", PROMPT_COLUMNS), "external_id"),
         texts,
         judged,
         origin=f"{text_in(data, 'project')}/{whole_number(data, 'comparison', 1, 2**63 - 1)}",
@@ -92,7 +94,7 @@ def judgement(data: dict[str, Any], texts: tuple[str, ...]) -> Judged:
         else text_in(object_in(written, "written", ("completion", "text")), "text"),
         corrects=None if corrects is None else whole_number(data, "corrects", 0, len(texts) - 1),
         acceptability=one_of(data, "acceptability", ACCEPTABILITY) if data.get("acceptability") else "",
-        flags=tuple(short(flag, "flags", MAX_NAME) for flag in data.get("flags") or ()),
+        flags=tuple(short(flag, "flags", MAX_NAME) for flag in optional_list(data, "flags")),
         comment=short(data.get("comment") or "", "comment", MAX_COMMENT),
         number=whole_number(data, "judgement", 1, 2**63 - 1),
         by=short(data.get("annotator") or "", "annotator", MAX_NAME),

@@ -17,6 +17,7 @@ from feedback.exchange.rows import (
     checked_prompt,
     different,
     external_id_of,
+    optional_list,
     prompt_in,
     required,
     whole_number,
@@ -56,7 +57,7 @@ def read(task: dict[str, Any], line: int) -> Row:
     names, texts = candidates(data, prompt)
     judged = [
         found
-        for annotation in task.get("annotations") or []
+        for annotation in optional_list(task, "annotations")
         if isinstance(annotation, dict) and not annotation.get("was_cancelled")
         for found in judgements(annotation, names)
     ]
@@ -102,7 +103,7 @@ class Region(NamedTuple):
 def regions_of(annotation: dict[str, Any]) -> list[Region]:
     return [
         Region(str(region.get("from_name")), str(region.get("to_name")), region["value"])
-        for region in annotation.get("result") or []
+        for region in optional_list(annotation, "result")
         if isinstance(region, dict) and isinstance(region.get("value"), dict)
     ]
 
@@ -110,7 +111,7 @@ def regions_of(annotation: dict[str, Any]) -> list[Region]:
 def judgements(annotation: dict[str, Any], names: dict[str, int]) -> list[Judged]:
     """What regions say of the order, with what others add. Ratings are a judgement where no order is."""
     regions = regions_of(annotation)
-    choices = [choice for region in regions for choice in region.value.get("choices") or []]
+    choices = [choice for region in regions for choice in optional_list(region.value, "choices")]
     facts = facts_of(annotation, regions, names, choices)
     everything = tuple(range(len(names)))
     found: list[Judged] = []

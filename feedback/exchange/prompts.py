@@ -14,6 +14,7 @@ from feedback.exchange.rows import (
     different,
     external_id_of,
     list_in,
+    optional_list,
     prompt_in,
     required,
     text_in,
@@ -57,10 +58,6 @@ def read_set(data: dict[str, Any], line: int) -> Row:
         judged.append(Judged("rating", everything, ratings=ratings_of(data["ratings"], len(texts))))
     judged += [correction_of(value, texts) for value in optional_list(data, "corrections")]
     return Row(line, prompt_in(data), external_id_of(data), texts, tuple(judged))
-
-
-def optional_list(data: dict[str, Any], name: str) -> list[Any]:
-    return list_in(data, name) if data.get(name) is not None else []
 
 
 def object_in(value: object, name: str, columns: tuple[str, ...]) -> dict[str, Any]:

@@ -107,6 +107,11 @@ def list_in(data: dict[str, Any], name: str) -> list[Any]:
     return value
 
 
+def optional_list(data: dict[str, Any], name: str) -> list[Any]:
+    """A list that may be missing."""
+    return list_in(data, name) if data.get(name) is not None else []
+
+
 def one_of(data: dict[str, Any], name: str, allowed: Iterable[str]) -> str:
     value = required(data, name)
     if value not in (allowed := tuple(allowed)):

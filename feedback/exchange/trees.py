@@ -12,6 +12,7 @@ from feedback.exchange.rows import (
     Row,
     different,
     external_id_of,
+    optional_list,
     required,
     text_in,
     whole_number,
@@ -42,7 +43,7 @@ def turns_to(node: object, before: list[Message]) -> list[Message]:
     if not isinstance(node, dict):
         raise wrong_type("prompt", _("an object"), node)
     role = required(node, "role")
-    if role not in ROLE_OF:
+    if not isinstance(role, str) or role not in ROLE_OF:
         facts = {"number": len(before) + 1, "role": repr(role)[:80]}
         raise BadRow(_("turn %(number)d: unknown role %(role)s (wanted: prompter, assistant)") % facts)
     if role != ("assistant" if len(before) % 2 else "prompter"):
@@ -55,7 +56,9 @@ def below(node: object, before: list[Message], line: int, tree_id: str) -> Itera
     messages = turns_to(node, before)
     data = cast(dict[str, Any], node)
     replies = [
-        reply for reply in data.get("replies") or [] if not (isinstance(reply, dict) and reply.get("deleted"))
+        reply
+        for reply in optional_list(data, "replies")
+        if not (isinstance(reply, dict) and reply.get("deleted"))
     ]
     if messages[-1]["role"] == "user" and replies:
         if not messages[-1]["content"].strip():
