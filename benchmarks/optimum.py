@@ -34,7 +34,7 @@ ALGORITHMS: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo": ("ppo", {"steps": 40, "rollout_prompts": 256, "learning_rate": 4e-3}),
     "leave_one_out": (
         "reinforce",
-        {"steps": 160, "rollout_prompts": 64, "completions_per_prompt": 4, "learning_rate": 5e-3},
+        {"steps": 200, "rollout_prompts": 64, "completions_per_prompt": 4, "learning_rate": 5e-3},
     ),
     "running_mean": (
         "reinforce",
@@ -46,8 +46,8 @@ ALGORITHMS: dict[str, tuple[str, dict[str, Any]]] = {
     "trpo": (
         "trpo",
         {
-            "steps": 52, "rollout_prompts": 512, "step_kl": 0.005, "cg_damping": 0.01, "cg_iterations": 10,
-            "learning_rate": 2e-2, "value_epochs": 2,
+            "steps": 48, "rollout_prompts": 768, "step_kl": 0.005, "cg_damping": 0.01, "cg_iterations": 10,
+            "learning_rate": 2e-2, "value_epochs": 2, "gae_lambda": 1.0, "fisher_share": 0.16,
         },
     ),
 }  # fmt: skip
@@ -102,9 +102,13 @@ def looks(done: world.Run, settings: dict[str, Any]) -> Iterator[tuple[world.Exa
         values = done.metrics.get(step + 1, {})
         if "reward/objective" in values:
             yield exact, values, count
-    last = done.metrics[settings["steps"]]
-    final = {name.removeprefix("final/"): value for name, value in last.items() if name.startswith("final/")}
-    yield done.exact[settings["steps"]], final, settings["rollout_prompts"]
+    last = max(done.metrics)
+    final = {
+        name.removeprefix("final/"): value
+        for name, value in done.metrics[last].items()
+        if name.startswith("final/")
+    }
+    yield done.exact[last], final, settings["rollout_prompts"]
 
 
 def pooled(errors: Sequence[float]) -> float:

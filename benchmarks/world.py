@@ -166,7 +166,7 @@ def train(folder: Path, kind: str, settings: dict[str, Any], seed: int, output: 
                 named = {name.removeprefix("policy."): weight for name, weight in held.items()}
                 watched.model.load_state_dict(named, strict=False)
                 exact[event.saved.step] = evaluate(tree(watched), reference)
-    exact[settings["steps"]] = evaluate(tree(models.Policy(output)), reference)
+    exact[max(metrics)] = evaluate(tree(models.Policy(output)), reference)  # a run may stop itself early
     return Run(metrics, exact, evaluate(reference, reference))
 
 
