@@ -14,6 +14,7 @@ from django.utils.translation import gettext_lazy
 
 from feedback.exchange.formats import Format
 from feedback.models import Completion, Prompt
+from feedback.previews import proposed
 
 ANY = ("", gettext_lazy("All"))
 
@@ -21,19 +22,35 @@ ANY = ("", gettext_lazy("All"))
 class UploadForm(forms.Form):
     file = forms.FileField(
         label=gettext_lazy("File"),
-        help_text=gettext_lazy("JSON Lines, CSV or plain text in UTF-8, as it is or packed with gzip."),
-        widget=forms.ClearableFileInput(attrs={"accept": ".jsonl,.json,.ndjson,.csv,.txt,.gz"}),
+        help_text=gettext_lazy(
+            "JSON Lines, a JSON array, CSV or plain text in UTF-8, as it is or packed with gzip; or Parquet. "
+            "The next page shows its first rows; nothing is imported before you say so."
+        ),
+        widget=forms.ClearableFileInput(attrs={"accept": ".jsonl,.json,.ndjson,.csv,.txt,.gz,.parquet"}),
     )
-    format = forms.ChoiceField(
-        label=gettext_lazy("Format"),
-        required=False,
-        choices=[("", gettext_lazy("Recognise by content")), *Format.choices],
-    )
+
+    def clean_file(self) -> UploadedFile[bytes]:
+        file: UploadedFile[bytes] = self.cleaned_data["file"]
+        if file.size and file.size > settings.IMPORT_MAX_BYTES:
+            limit = settings.IMPORT_MAX_BYTES // 1024**2
+            raise ValidationError(_("The file is over %d MiB.") % limit, code="too_large")
+        return file
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the name the browser sent; shown, never used as a path."""
+        return PurePosixPath(str(self.cleaned_data["file"].name)).name
+
+
+class PreviewForm(forms.Form):
+    """How an uploaded file is read. Each of its columns has a field that says which of ours it is."""
+
+    format = forms.ChoiceField(label=gettext_lazy("Format"), choices=Format.choices)
     put_up = forms.BooleanField(
-        label=gettext_lazy("Put the pairs up for judging instead"),
+        label=gettext_lazy("Put the completions up for judging instead"),
         required=False,
         help_text=gettext_lazy(
-            "Otherwise the preferences in the file are kept as they are and can train a reward model at once."
+            "Otherwise the judgements in the file are kept as they are and can train a reward model at once."
         ),
     )
     split = forms.ChoiceField(
@@ -51,20 +68,43 @@ class UploadForm(forms.Form):
     ignore_extra = forms.BooleanField(
         label=gettext_lazy("Ignore other columns"),
         required=False,
-        help_text=gettext_lazy("Otherwise a column that the format does not know is an error."),
+        help_text=gettext_lazy(
+            "Otherwise a column that the first rows do not have is an error further down."
+        ),
     )
 
-    def clean_file(self) -> UploadedFile[bytes]:
-        file: UploadedFile[bytes] = self.cleaned_data["file"]
-        if file.size and file.size > settings.IMPORT_MAX_BYTES:
-            limit = settings.IMPORT_MAX_BYTES // 1024**2
-            raise ValidationError(_("The file is over %d MiB.") % limit, code="too_large")
-        return file
+    def __init__(self, *args: Any, columns: list[str], wanted: tuple[str, ...], **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.columns = columns if wanted else []
+        choices = [("", gettext_lazy("is not read")), *((name, name) for name in wanted)]
+        guess = proposed(columns, wanted)
+        for number, column in enumerate(self.columns):
+            self.fields[f"column_{number}"] = forms.ChoiceField(
+                label=column, required=False, choices=choices, initial=guess[column]
+            )
 
-    @property
-    def file_name(self) -> str:
-        """The last part of the name the browser sent; shown, never used as a path."""
-        return PurePosixPath(str(self.cleaned_data["file"].name)).name
+    def clean(self) -> dict[str, Any]:
+        answers: dict[str, Any] = super().clean() or self.cleaned_data
+        taken: dict[str, str] = {}
+        for number, column in enumerate(self.columns):
+            ours = answers.get(f"column_{number}")
+            if ours and ours in taken:
+                facts = {"ours": ours, "other": taken[ours]}
+                self.add_error(f"column_{number}", _("%(ours)s is “%(other)s” already.") % facts)
+            elif ours:
+                taken[ours] = column
+        return answers
+
+    def column_fields(self) -> list[forms.BoundField]:
+        return [self[f"column_{number}"] for number in range(len(self.columns))]
+
+    def mapping(self) -> dict[str, str]:
+        """Column of the file to column of ours, without those that keep their names."""
+        chosen = {
+            column: self.cleaned_data.get(f"column_{number}") or ""
+            for number, column in enumerate(self.columns)
+        }
+        return {column: ours for column, ours in chosen.items() if column != ours}
 
     def options(self) -> dict[str, Any]:
         answers = self.cleaned_data
@@ -72,6 +112,7 @@ class UploadForm(forms.Form):
             "put_up": answers["put_up"],
             "ignore_extra": answers["ignore_extra"],
             "split": answers["split"] or Prompt.Split.TRAIN,
+            "mapping": self.mapping(),
         }
 
 

@@ -3,7 +3,7 @@
 from django.contrib.auth import views as auth_views
 from django.urls import URLPattern, path
 
-from feedback.views import accounts, data, judging, people, projects
+from feedback.views import accounts, data, imports, judging, people, progress, projects
 
 urlpatterns: list[URLPattern] = [
     # accounts
@@ -23,16 +23,18 @@ urlpatterns: list[URLPattern] = [
     path("p/<slug:slug>/judge/", judging.judge, name="judge"),
     path("p/<slug:slug>/judge/skip/", judging.judge_skip, name="judge_skip"),
     path("p/<slug:slug>/judge/undo/", judging.judge_undo, name="judge_undo"),
+    path("p/<slug:slug>/judge/text/", judging.judge_text, name="judge_text"),
     path("p/<slug:slug>/judge/renew/", judging.judge_renew, name="judge_renew"),
-    path("p/<slug:slug>/progress/", judging.progress, name="progress"),
+    path("p/<slug:slug>/progress/", progress.progress, name="progress"),
     # data
     path("p/<slug:slug>/data/", data.data, name="data"),
     path("p/<slug:slug>/data/prompts/", data.prompt_list, name="prompt_list"),
     path("p/<slug:slug>/data/prompts/<int:pk>/", data.prompt_detail, name="prompt_detail"),
-    path("p/<slug:slug>/data/import/", data.import_upload, name="import_upload"),
-    path("p/<slug:slug>/data/imports/<int:pk>/", data.import_detail, name="import_detail"),
-    path("p/<slug:slug>/data/imports/<int:pk>/status/", data.import_status, name="import_status"),
-    path("p/<slug:slug>/data/imports/<int:pk>/cancel/", data.import_cancel, name="import_cancel"),
+    path("p/<slug:slug>/data/import/", imports.import_upload, name="import_upload"),
+    path("p/<slug:slug>/data/imports/<int:pk>/", imports.import_detail, name="import_detail"),
+    path("p/<slug:slug>/data/imports/<int:pk>/preview/", imports.import_preview, name="import_preview"),
+    path("p/<slug:slug>/data/imports/<int:pk>/status/", imports.import_status, name="import_status"),
+    path("p/<slug:slug>/data/imports/<int:pk>/cancel/", imports.import_cancel, name="import_cancel"),
     path("p/<slug:slug>/data/export/", data.export_preferences, name="export_preferences"),
     # project
     path("projects/new/", projects.project_create, name="project_create"),

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from django.utils.translation import gettext as _
 
 from feedback.exchange import parquet
-from feedback.exchange.cells import typed, unguarded
+from feedback.exchange.cells import unguarded
 from feedback.lines import BadFile, BadRow, Lines, Units, json_object, json_values, open_stream
 
 BOM = b"\xef\xbb\xbf"
@@ -133,7 +133,7 @@ class JsonArray:
 
 
 class CsvRows:
-    """A header, then a row in each record; a record in quotes may span lines, and its first one counts."""
+    """A header, then a row of text cells in each record; of one that spans lines the first counts."""
 
     def __init__(self, stream: io.BufferedReader) -> None:
         self.lines = Lines(stream)
@@ -152,7 +152,7 @@ class CsvRows:
             raise BadRow(_("%(found)d cells, the header has %(wanted)d") % facts)
         if self.own:
             cells = [unguarded(cell) for cell in cells]
-        return typed(dict(zip(self.header, cells, strict=True)))
+        return dict(zip(self.header, cells, strict=True))
 
     def cells(self) -> list[str]:
         """The next record that is not blank."""

@@ -22,6 +22,7 @@ from feedback.exchange import (
     trees,
     unpaired,
 )
+from feedback.exchange.cells import typed
 from feedback.exchange.files import Container, by_first_characters, objects
 from feedback.exchange.rows import Read, Row
 from feedback.lines import BadFile, BadRow
@@ -131,7 +132,8 @@ def first_object(stream: io.BufferedReader, container: Container, name: str) -> 
     first_problem: BadRow | None = None
     for _attempt in range(LOOKED_AT):
         try:
-            return next(found)
+            data = next(found)
+            return typed(data) if container == Container.CSV else data
         except StopIteration:
             break
         except BadRow as bad:
@@ -161,13 +163,16 @@ def read_rows(
 ) -> Iterator[Row | BadRow]:
     """Every row of the file, and a BadRow in place of each that is none; blank lines are passed over."""
     chosen = Format(format)
-    found = objects(stream, Container(container) if container else container_for(stream, chosen))
+    kind = Container(container) if container else container_for(stream, chosen)
+    found = objects(stream, kind)
     reader = READERS[Format.PROMPTS if chosen == Format.PROMPTS_TXT else chosen]
     while True:
         try:
             data = next(found)
             if mapping:
                 data = mapped(data, mapping, reader.inside)
+            if kind == Container.CSV:
+                data = typed(data)
             if reader.columns and not ignore_extra:
                 refuse_others(data, reader.columns)
             rows = reader.read(data, found.number)

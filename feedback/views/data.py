@@ -1,4 +1,4 @@
-"""The project's data: what is there, what was imported, prompts and their completions, the export."""
+"""The project's data: what is there, prompts and their completions, the export."""
 
 from __future__ import annotations
 
@@ -7,29 +7,20 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from celery.exceptions import OperationalError as BrokerError
-from django.contrib import messages
 from django.core.handlers.asgi import ASGIRequest
 from django.core.paginator import Page, Paginator
-from django.db import connection, transaction
+from django.db import connection
 from django.db.models import BooleanField, Count, Exists, OuterRef, Q, QuerySet
 from django.db.models.expressions import RawSQL
 from django.http import Http404, HttpResponse, StreamingHttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import render
 from django.utils import timezone
-from django.utils.text import capfirst
-from django.utils.translation import gettext as _
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
-from django_htmx.http import HttpResponseStopPolling
-from kombu.exceptions import OperationalError as TransportError
+from django.views.decorators.http import require_GET
 
-from feedback import imports, tasks
 from feedback.access import at_least, get_in_project, get_project
-from feedback.exchange.formats import Format
 from feedback.exports import export_trl
-from feedback.forms_data import ExportForm, PromptFilterForm, UploadForm
-from feedback.lines import BadFile, located
-from feedback.models import AuditEntry, Comparison, Completion, DataImport, Preference, Project, Prompt, Role
+from feedback.forms_data import ExportForm, PromptFilterForm
+from feedback.models import AuditEntry, Comparison, Completion, Preference, Prompt, Role
 from feedback.visible import pieces
 from rlhf_app.http import Request
 
@@ -76,113 +67,6 @@ def labelled(choices: list[tuple[str, Any]], rows: QuerySet[Any, Any]) -> list[t
     """(value, label, how many) for each choice, from one grouped query over a single column."""
     counts = dict(rows.annotate(number=Count("pk")))
     return [(value, label, counts.get(value, 0)) for value, label in choices]
-
-
-# --- imports ----------------------------------------------------------------------------------------
-
-
-@require_http_methods(["GET", "POST"])
-def import_upload(request: Request, slug: str) -> HttpResponse:
-    """Take a file, recognise it, queue its import."""
-    project = get_project(request.user, slug, Role.ENGINEER)
-    posted = request.method == "POST"
-    form = UploadForm(request.POST, request.FILES) if posted else UploadForm()
-    status = 200
-    if posted:
-        data_import = stored(request, project, form) if form.is_valid() else None
-        if data_import:
-            return redirect("import_detail", slug, data_import.pk)
-        status = 413 if form.has_error("file", "too_large") else 422
-    context = {"project": project, "place": "data", "form": form}
-    return render(request, "feedback/import_upload.html", context, status=status)
-
-
-def stored(request: Request, project: Project, form: UploadForm) -> DataImport | None:
-    """The queued import of a valid form, or None with the reason on the form."""
-    try:
-        data_import = imports.receive(
-            project,
-            form.cleaned_data["file"].chunks(),
-            file_name=form.file_name,
-            format=form.cleaned_data["format"],
-            options=form.options(),
-            skip_bad_rows=form.cleaned_data["skip_bad_rows"],
-            actor=request.user,
-        )
-    except BadFile as problem:
-        form.add_error("file", capfirst(str(problem)))
-        return None
-    same = project.imports.filter(sha256=data_import.sha256, state=DataImport.State.DONE).last()
-    if same:
-        facts = {"number": same.pk}
-        messages.info(
-            request,
-            _("Already imported as import %(number)d (same sha256): no row will be doubled.") % facts,
-        )
-    transaction.on_commit(lambda: ring(data_import.pk))
-    return data_import
-
-
-def ring(import_id: int) -> None:
-    """Tell a worker; nobody listening is no error, since the sweep rings again."""
-    try:
-        tasks.run_import.delay(import_id)
-    except (BrokerError, TransportError) as error:
-        logger.warning("import %d waits for the sweep: no broker (%s)", import_id, error)
-
-
-def import_context(project: Project, data_import: DataImport) -> dict[str, Any]:
-    counts = data_import.counts
-    return {
-        "project": project,
-        "place": "data",
-        "import": data_import,
-        "format": Format(data_import.format).label,
-        "percent": 100 * data_import.bytes_read // max(1, data_import.size),
-        "checking": data_import.going and data_import.last_line == 0,
-        "counts": [
-            (label, counts.get(name, 0))
-            for name, label in (
-                ("rows", _("Rows")),
-                ("prompts", _("New prompts")),
-                ("completions", _("New completions")),
-                ("comparisons", _("New comparisons")),
-                ("preferences", _("New preferences")),
-                ("unchanged", _("Rows that were there already")),
-                ("bad_rows", _("Bad rows")),
-            )
-            # A file that was refused added nothing: no line of zeros for each kind.
-            if data_import.last_line or name in ("rows", "bad_rows")
-        ],
-        "errors": [located(error["line"], error["reason"]) for error in data_import.errors],
-        "more_errors": max(0, counts.get("bad_rows", 0) - len(data_import.errors)),
-        "may_change": at_least(project.role, Role.ENGINEER),  # type: ignore[attr-defined]  # by get_project
-    }
-
-
-@require_GET
-def import_detail(request: Request, slug: str, pk: int) -> HttpResponse:
-    project = get_project(request.user, slug, Role.REVIEWER)
-    data_import = get_in_project(project, DataImport.objects.select_related("created_by"), pk)
-    return render(request, "feedback/import_detail.html", import_context(project, data_import))
-
-
-@require_GET
-def import_status(request: Request, slug: str, pk: int) -> HttpResponse:
-    """The live part of `import_detail`; the last answer tells htmx to stop asking."""
-    project = get_project(request.user, slug, Role.REVIEWER)
-    data_import = get_in_project(project, DataImport.objects.select_related("created_by"), pk)
-    response = render(request, "feedback/_import_status.html", import_context(project, data_import))
-    return response if data_import.going else HttpResponseStopPolling(response.content)
-
-
-@require_POST
-def import_cancel(request: Request, slug: str, pk: int) -> HttpResponse:
-    project = get_project(request.user, slug, Role.ENGINEER)
-    data_import = get_in_project(project, DataImport.objects.all(), pk)
-    if not imports.cancel(data_import, actor=request.user):
-        messages.info(request, _("The import had ended before it could be cancelled."))
-    return redirect("import_detail", slug, pk)
 
 
 # --- prompts ----------------------------------------------------------------------------------------

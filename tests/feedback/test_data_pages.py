@@ -14,7 +14,7 @@ from django.test import AsyncClient, Client
 from django.urls import reverse
 
 from feedback import imports
-from feedback.models import AuditEntry, DataImport, Project, Prompt, Role, User
+from feedback.models import AuditEntry, DataImport, Preference, Project, Prompt, Role, User
 from tests.factories import make_completion, make_member, make_preference, make_project, make_prompt
 
 pytestmark = pytest.mark.django_db
@@ -33,6 +33,15 @@ def send(
     return client.post(reverse("import_upload", args=[project.slug]), form)
 
 
+def confirm(client: Client, project: Project, data_import: DataImport, **fields: Any) -> Any:
+    """What the preview page sends when "Import" is pressed: its own choices, unless told otherwise."""
+    url = reverse("import_preview", args=[project.slug, data_import.pk])
+    form = client.get(url).context["form"]
+    shown = {field.name: field.value() or "" for field in form if field.widget_type != "checkbox"}
+    data = {**shown, "columns_of": shown["format"], "do": "import", **fields}
+    return client.post(url, {name: value for name, value in data.items() if value is not None})
+
+
 def an_import(project: Project, engineer: User, content: bytes, **fields: Any) -> DataImport:
     values = {"format": "", "options": {}, "skip_bad_rows": False, **fields}
     return imports.receive(project, [content], file_name="a.jsonl", actor=engineer, **values)
@@ -46,6 +55,7 @@ def test_each_page_opens_from_its_role_on(
 ) -> None:
     prompt = make_prompt(project=project)
     data_import = an_import(project, engineer, rows())
+    waiting = an_import(project, engineer, rows(), confirmed=False)
     wanted = {
         reverse("data", args=[project.slug]): Role.REVIEWER,
         reverse("prompt_list", args=[project.slug]): Role.REVIEWER,
@@ -53,6 +63,7 @@ def test_each_page_opens_from_its_role_on(
         reverse("import_detail", args=[project.slug, data_import.pk]): Role.REVIEWER,
         reverse("import_status", args=[project.slug, data_import.pk]): Role.REVIEWER,
         reverse("import_upload", args=[project.slug]): Role.ENGINEER,
+        reverse("import_preview", args=[project.slug, waiting.pk]): Role.ENGINEER,
         reverse("export_preferences", args=[project.slug]): Role.ENGINEER,
         reverse("guidelines", args=[project.slug]): Role.ANNOTATOR,
     }
@@ -102,17 +113,30 @@ def test_an_upload_is_queued_and_a_worker_rung(
     django_capture_on_commit_callbacks: Any,
 ) -> None:
     packed = gzip.compress(rows())
+    client = sign_in(engineer)
     with django_capture_on_commit_callbacks(execute=True):
-        answer = send(sign_in(engineer), project, packed, name="a.jsonl.gz", skip_bad_rows="on")
+        answer = send(client, project, packed, name="a.jsonl.gz")
     data_import = DataImport.objects.get()
+    url = reverse("import_preview", args=[project.slug, data_import.pk])
+    assert (answer.headers["Location"], data_import.state, doorbell) == (url, "uploaded", [])
+    with django_capture_on_commit_callbacks(execute=True):
+        answer = confirm(client, project, data_import, skip_bad_rows="on")
     assert answer.headers["Location"] == reverse("import_detail", args=[project.slug, data_import.pk])
     assert doorbell == [("feedback.tasks.run_import", (data_import.pk,))]
+    data_import.refresh_from_db()
     assert (data_import.format, data_import.skip_bad_rows, data_import.file_name) == (
         "trl",
         True,
         "a.jsonl.gz",
     )
-    assert data_import.options == {"put_up": False, "ignore_extra": False, "split": "train"}
+    assert data_import.state == "queued"
+    assert data_import.options == {
+        "container": "json_lines",
+        "put_up": False,
+        "ignore_extra": False,
+        "split": "train",
+        "mapping": {},
+    }
     assert data_import.path.read_bytes() == packed
 
 
@@ -127,8 +151,10 @@ def test_a_broker_that_is_down_is_no_error(
         raise OperationalError("connection refused")
 
     monkeypatch.setattr(Task, "apply_async", refuse)
+    client = sign_in(engineer)
+    send(client, project, rows())
     with django_capture_on_commit_callbacks(execute=True):
-        assert send(sign_in(engineer), project, rows()).status_code == 302
+        assert confirm(client, project, DataImport.objects.get()).status_code == 302
     assert DataImport.objects.get().state == "queued"
 
 
@@ -162,7 +188,10 @@ def test_no_file_and_unknown_choices_are_named(project: Project, engineer: User,
     client = sign_in(engineer)
     answer = client.post(reverse("import_upload", args=[project.slug]), {})
     assert answer.status_code == 422 and b"This field is required" in answer.content
-    assert b"not one of the available choices" in send(client, project, rows(), format="parquet").content
+    send(client, project, rows())
+    answer = confirm(client, project, DataImport.objects.get(), format="excel")
+    assert answer.status_code == 422 and b"not one of the available choices" in answer.content
+    assert DataImport.objects.get().state == "uploaded"
 
 
 def test_a_path_in_the_file_name_is_cut_off(project: Project, engineer: User, sign_in: SignIn) -> None:
@@ -178,6 +207,97 @@ def test_the_same_file_again_says_so(project: Project, engineer: User, sign_in: 
     client = sign_in(engineer)
     page = client.get(send(client, project, rows()).headers["Location"]).content.decode()
     assert f"Already imported as import {first.pk} (same sha256)" in page
+
+
+# --- preview ----------------------------------------------------------------------------------------
+
+
+def test_the_preview_shows_rows_as_they_would_be_imported(
+    project: Project, engineer: User, sign_in: SignIn
+) -> None:
+    content = json.dumps({**ROW, "chosen": "<b>On</b> its\u202e way.", "margin": 3}).encode() + b"\n{}\n"
+    client = sign_in(engineer)
+    page = client.get(send(client, project, content).headers["Location"])
+    html = page.content.decode()
+    assert "Where is it?" in html and "&lt;b&gt;On&lt;/b&gt; its" in html and "\u202e" not in html
+    assert "1 is much better than 2" in html
+    assert "Line 2: &#x27;chosen&#x27; missing" in html
+    assert not Prompt.objects.exists()
+
+
+def test_columns_nobody_recognises_are_pointed_at_on_the_preview(
+    project: Project, engineer: User, sign_in: SignIn
+) -> None:
+    client = sign_in(engineer)
+    content = b"question,good,bad,score\nWhere?,Here.,No idea.,4\nWhen?,Now.,Never.,5\n"
+    url = send(client, project, content, name="a.csv").headers["Location"]
+    form = client.get(url).context["form"]
+    # A proposal by the names alone, which a person changes or confirms.
+    assert [(field.label, field.value()) for field in form.column_fields()] == [
+        ("question", "prompt"),
+        ("good", "chosen"),
+        ("bad", "rejected"),
+        ("score", ""),
+    ]
+    data_import = DataImport.objects.get()
+    confirm(client, project, data_import, column_1="rejected", column_2="chosen", column_3="margin")
+    data_import.refresh_from_db()
+    assert data_import.options["mapping"] == {
+        "question": "prompt",
+        "good": "rejected",
+        "bad": "chosen",
+        "score": "margin",
+    }
+    imports.run_import(data_import)
+    data_import.refresh_from_db()
+    assert (data_import.state, data_import.errors) == ("done", [])
+    page = client.get(reverse("import_detail", args=[project.slug, data_import.pk])).content.decode()
+    assert "<bdi>good</bdi> is read as rejected" in page
+    (first, second) = Preference.objects.order_by("pk")
+    assert [(pair.chosen.text, pair.rejected.text, pair.margin) for pair in first.pairs()] == [
+        ("No idea.", "Here.", 3.0)
+    ]
+
+
+def test_one_column_cannot_be_two_and_another_format_asks_anew(
+    project: Project, engineer: User, sign_in: SignIn
+) -> None:
+    client = sign_in(engineer)
+    url = send(client, project, b"question,good\nWhere?,Here.\n", name="a.csv").headers["Location"]
+    data_import = DataImport.objects.get()
+    twice = confirm(client, project, data_import, column_0="prompt", column_1="prompt")
+    assert twice.status_code == 422 and "prompt is “question” already" in twice.content.decode()
+    again = client.post(url, {"format": "demonstrations", "columns_of": "prompts", "do": "show"})
+    assert [field.value() for field in again.context["form"].column_fields()] == ["prompt", ""]
+    shown = {"format": "demonstrations", "columns_of": "demonstrations", "do": "show"}
+    page = client.post(url, {**shown, "column_0": "prompt", "column_1": "completion"})
+    assert "a demonstration" in page.content.decode() and page.context["problems"] == []
+    data_import.refresh_from_db()
+    assert data_import.state == "uploaded"
+
+
+def test_an_import_that_is_confirmed_or_cancelled_has_no_preview(
+    project: Project, engineer: User, sign_in: SignIn
+) -> None:
+    client = sign_in(engineer)
+    url = send(client, project, rows()).headers["Location"]
+    data_import = DataImport.objects.get()
+    client.post(reverse("import_cancel", args=[project.slug, data_import.pk]))
+    data_import.refresh_from_db()
+    assert data_import.state == "cancelled"
+    assert client.get(url).status_code == 302
+    assert client.post(url, {"do": "import", "format": "trl"}).status_code == 302
+    data_import.refresh_from_db()
+    assert data_import.state == "cancelled"
+
+
+def test_a_file_that_waits_to_be_confirmed_is_not_imported(
+    project: Project, engineer: User, sign_in: SignIn
+) -> None:
+    send(sign_in(engineer), project, rows())
+    assert imports.take_back() == []
+    imports.run_import(DataImport.objects.get())
+    assert DataImport.objects.get().state == "uploaded" and not Prompt.objects.exists()
 
 
 # --- progress ---------------------------------------------------------------------------------------

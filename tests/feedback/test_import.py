@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import io
 import itertools
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
 from django.db import connection
 from django.utils import timezone
 from hypothesis import HealthCheck, given
@@ -523,3 +527,52 @@ def test_import_export_import_export_is_a_fixed_point(settings: Any, generated: 
         assert [json.loads(line) for line in once.split("\n") if line] == list(lines.values())
         assert imported(second, once).state == "done"
         assert "".join(export_trl(second)) == once
+
+
+# --- by the command line ----------------------------------------------------------------------------
+
+
+def run_command(*arguments: Any) -> dict[str, Any]:
+    said = io.StringIO()
+    call_command("import_file", *map(str, arguments), stdout=said)
+    report: dict[str, Any] = json.loads(said.getvalue())
+    return report
+
+
+def test_the_command_imports_and_reports(project: Project, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("question,good,bad\np,a,b\np,c,a\n")
+    columns = ("--column", "question=prompt", "--column", "good=chosen", "--column", "bad=rejected")
+    report = run_command(project.slug, path, "--format", "trl", *columns)
+    assert (report["state"], report["counts"]["preferences"], report["errors"]) == ("done", 2, [])
+    entry = AuditEntry.objects.get(action="import.uploaded")
+    assert entry.actor is not None and entry.actor.is_superuser
+    assert run_command(project.slug, path, "--format", "trl", *columns)["counts"]["unchanged"] == 2
+
+
+def test_the_command_fails_with_what_the_page_would_say(project: Project, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(THREE + '{"chosen": "a"}\n')
+    with pytest.raises(CommandError, match=r"^Nothing was written\.$"):
+        run_command(project.slug, path)
+    assert number_of_rows() == NO_ROWS
+    path.write_text("")
+    with pytest.raises(CommandError, match=r"^No rows found in a\.jsonl$"):
+        run_command(project.slug, path)
+    for arguments, reason in (
+        (("nowhere", path), "There is no project at /p/nowhere/."),
+        ((project.slug, path, "--user", "nobody"), "There is no user nobody."),
+        ((project.slug, path, "--column", "x"), "--column: wanted THEIRS=OURS, each of THEIRS once."),
+    ):
+        with pytest.raises(CommandError, match=f"^{re.escape(reason)}$"):
+            run_command(*arguments)
+
+
+def test_the_command_can_look_before_it_imports(project: Project, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(THREE)
+    said = io.StringIO()
+    call_command("import_file", project.slug, str(path), "--preview", stdout=said)
+    first = json.loads(said.getvalue().splitlines()[0])
+    assert (first["completions"], first["judged"]) == (["a", "b"], ["1 is better than 2"])
+    assert number_of_rows() == NO_ROWS
