@@ -92,6 +92,7 @@ class SFTConfig(Config):
     weight_decay: float = setting(0.01, "Decoupled weight decay.", low=0.0, high=1.0, advanced=True)
     max_grad_norm: float = setting(1.0, "Gradients longer than this are scaled down to it.", low=1e-6, high=1e6, advanced=True)
     completion_only: bool = setting(True, "Learn from the assistant's last turn only, not from the prompt.")
+    packing: bool = setting(False, "Put several conversations into one row, each blind to the others: no padding, and batches of mixed lengths.", advanced=True)
     checkpoint_every: int = setting(50, "Optimiser steps between checkpoints.", low=1, high=100_000, unit="steps", advanced=True)
     evaluate_every: int = setting(25, "Optimiser steps between held-out losses and sample texts.", low=1, high=100_000, unit="steps", advanced=True)
     microbatch_tokens: int = setting(8192, "Tokens (padding included) in one forward pass: fewer need less memory, the result is the same.", low=16, high=10_000_000, unit="tokens", advanced=True)

@@ -162,6 +162,19 @@ def token_batches(lengths: Sequence[int], budget: int, *, seed: int, epoch: int)
     return [batches[place] for place in order(len(batches), seed, 2, epoch)]
 
 
+def packed_batches(lengths: Sequence[int], budget: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """Every row once, in random order: batches whose lengths sum up to `budget` at most."""
+    batches: list[list[int]] = []
+    room = 0
+    for row in order(len(lengths), seed, 1, epoch):
+        if not batches or lengths[row] > room:
+            batches.append([])
+            room = budget
+        batches[-1].append(row)
+        room -= lengths[row]
+    return batches
+
+
 def _cut(rows: Iterable[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
     batches: list[list[int]] = []
     for row in rows:

@@ -111,6 +111,8 @@ class Policy:
         The head, which is most of the work where the vocabulary is large, sees these places only.
         """
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
+        if batch.positions is not None:
+            inputs["position_ids"] = batch.positions
         whole = self._whole() if self.compiled is None else self.compiled
         if self.plain_head:
             hidden = at(whole(**inputs)[0], batch.states)[batch.completion_mask]

@@ -3,8 +3,8 @@
     loss = - sum over trained tokens of log pi(token | what stands before it) / number of trained tokens
 
 AdamW (Loshchilov and Hutter 2019), linear warm-up and decay. The mean is taken over the tokens of the whole
-optimiser step, however it is split into micro-batches. Left out: packing several conversations into a row
-(length-sorted batches waste little), dropout (see models.py).
+optimiser step, however it is split into micro-batches. Conversations may be packed into rows (packing.py).
+Left out: dropout (see models.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from training.core import batches, data, models, sampling, state
+from training.core import batches, data, models, packing, sampling, shared_prompt, state
 from training.core.configs import SFTConfig
 from training.core.types import (
     Checkpoint,
@@ -49,11 +49,16 @@ def train(job: Job) -> Iterator[Event]:
     if not held_out:
         yield Note("warning", "There are no held-out demonstrations: only the training loss is shown.")
 
-    lengths = [len(example.prompt_ids) + len(example.completion_ids) for example in examples]
+    packs = config.packing and shared_prompt.possible(policy.model.base_model, policy.chat.pad_id)
+    if config.packing and not packs:
+        told = "This model cannot keep conversations of one row apart: packing is off, each takes a row."
+        yield Note("warning", told)
+    lengths = [length(example) for example in examples]
+    cut = data.packed_batches if packs else data.token_batches
     plan = [
         batch
         for epoch in range(config.epochs)
-        for batch in data.token_batches(lengths, config.batch_tokens, seed=job.seed, epoch=epoch)
+        for batch in cut(lengths, config.batch_tokens, seed=job.seed, epoch=epoch)
     ]
     optimizer = torch.optim.AdamW(
         policy.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -78,10 +83,9 @@ def train(job: Job) -> Iterator[Event]:
         loss = 0.0
         optimizer.zero_grad()
         mine = job.processes.share(batch)
-        lengths_of_mine = [len(row.prompt_ids) + len(row.completion_ids) for row in mine]
-        for rows in batches.by_tokens(lengths_of_mine, config.microbatch_tokens):
+        for lines in micro_batches(mine, config, limit if packs else None):
             job.safe_point()
-            part = -token_logprobs(policy, [mine[row] for row in rows], config).sum() / trained
+            part = -token_logprobs(policy, lines, config).sum() / trained
             part.backward()
             loss += float(part.detach())
         job.processes.add_gradients(policy.model.parameters())
@@ -125,15 +129,37 @@ def loss_ids(example: Demonstration, config: SFTConfig) -> list[int]:
     return [*example.prompt_ids[1:], *example.completion_ids]
 
 
-def token_logprobs(policy: models.Policy, batch: Sequence[Demonstration], config: SFTConfig) -> Tensor:
-    """Log-probabilities of the learned tokens, row after row; logits are computed at these places only."""
-    learned = [loss_ids(example, config) for example in batch]
-    before = [
-        [*example.prompt_ids, *example.completion_ids][: -len(ids)]
-        for example, ids in zip(batch, learned, strict=True)
-    ]
-    rows = batches.rows(before, learned, policy.chat.pad_id)
-    return policy.logprobs(rows)
+def length(example: Demonstration) -> int:
+    return len(example.prompt_ids) + len(example.completion_ids)
+
+
+Lines = list[list[Demonstration]]
+"""Rows of one forward pass, and the conversations in each."""
+
+
+def micro_batches(
+    examples: Sequence[Demonstration], config: SFTConfig, width: int | None = None
+) -> Iterator[Lines]:
+    """All examples in parts of `microbatch_tokens`: packed into rows of `width`, or a row for each."""
+    lengths = [length(example) for example in examples]
+    lines = [[row] for row in range(len(examples))] if width is None else packing.fill(lengths, width)
+    for some in batches.by_tokens(
+        [sum(lengths[row] for row in line) for line in lines], config.microbatch_tokens
+    ):
+        yield [[examples[row] for row in lines[place]] for place in some]
+
+
+def token_logprobs(policy: models.Policy, lines: Lines, config: SFTConfig) -> Tensor:
+    """Log-probabilities of the learned tokens, line after line; logits are computed at these places only."""
+    texts: list[list[packing.Text]] = []
+    for line in lines:
+        learned = [loss_ids(example, config) for example in line]
+        whole = [[*example.prompt_ids, *example.completion_ids] for example in line]
+        texts.append([(ids[: -len(some)], some) for ids, some in zip(whole, learned, strict=True)])
+    if all(len(line) == 1 for line in texts):
+        before, wanted = zip(*(line[0] for line in texts), strict=True)
+        return policy.logprobs(batches.rows(before, wanted, policy.chat.pad_id))
+    return policy.logprobs(packing.rows(texts, policy.chat.pad_id))
 
 
 @torch.no_grad()
@@ -145,10 +171,9 @@ def evaluate(
         return
     config = cast(SFTConfig, job.config)
     total, count = 0.0, 0
-    lengths = [len(example.prompt_ids) + len(example.completion_ids) for example in held_out]
-    for rows in batches.by_tokens(lengths, config.microbatch_tokens):
+    for lines in micro_batches(held_out, config):
         job.safe_point()
-        found = token_logprobs(policy, [held_out[row] for row in rows], config)
+        found = token_logprobs(policy, lines, config)
         total, count = total - float(found.double().sum()), count + found.numel()
     yield Metrics(step, steps, {"held_out/loss": total / count})
     shown = [

@@ -136,10 +136,11 @@ class Rows(NamedTuple):
     """Prompt and completion of B rows as one batch, right-padded."""
 
     input_ids: Tensor  # B x L
-    attention_mask: Tensor  # B x L, 1 on real tokens
+    attention_mask: Tensor  # B x L, 1 on real tokens; or B x 1 x L x L, true where a row may look at a column
     states: Tensor  # B x T, the position whose output decides completion token t
     tokens: Tensor  # B x T, completion tokens
     completion_mask: Tensor  # B x T, true on completion tokens, EOS included
+    positions: Tensor | None = None  # B x L, where they are not the columns
 
 
 class Part(NamedTuple):
