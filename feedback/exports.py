@@ -1,63 +1,170 @@
-"""Files out: the preferences in force as rows that TRL reads."""
+"""Files out: a selection of judgements in any of the formats, streamed from one moment's state.
+
+`Preference.pairs()` and `demonstrations()` decide what a judgement becomes; formats only write it down.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any, NamedTuple
 
-from feedback.models import Message, Pair, Preference, Project
+from django.db import models
+from django.db.models import Exists, OuterRef
+from django.utils.translation import gettext_lazy
 
-CHUNK_ROWS = 200
+from feedback.exchange import judgements, label_studio, parquet, preferences, transcripts, unpaired
+from feedback.exchange.cells import flat
+from feedback.exchange.files import as_line
+from feedback.models import Comparison, Preference, PreferenceQuerySet, Project
+
+CHUNK_ROWS = 250
 
 
-def current_preferences(
-    project: Project, *, purposes: tuple[str, ...], include_simulated: bool, include_imported: bool
-) -> Iterator[list[Preference]]:
-    """Judgements in force at this moment, oldest first, in chunks with all that `pairs()` reads.
+class Selection(NamedTuple):
+    """Which judgements; the defaults are what trains."""
 
-    One query fixes which rows these are, and rows never change: judging may go on while the file is sent.
+    purposes: tuple[str, ...] = (Comparison.Purpose.TRAINING,)
+    """Of the comparisons; empty for every purpose."""
+    split: str = ""
+    since: datetime | None = None
+    annotator: int | None = None
+    include_simulated: bool = True
+    include_imported: bool = True
+    current: bool = True
+    """Only those in force; otherwise also those taken back and replaced."""
+
+    def of(self, project: Project) -> PreferenceQuerySet:
+        rows = Preference.objects.filter(comparison__project=project)
+        if self.purposes:
+            rows = rows.filter(comparison__purpose__in=self.purposes)
+        if self.split:
+            rows = rows.filter(comparison__prompt__split=self.split)
+        if self.since:
+            rows = rows.filter(created_at__gte=self.since)
+        if self.annotator is not None:
+            rows = rows.filter(annotator=self.annotator)
+        if not self.include_simulated:
+            rows = rows.filter(simulated=False)
+        if not self.include_imported:
+            rows = rows.filter(imported=False)
+        return rows.current() if self.current else rows
+
+
+def chunks(project: Project, selection: Selection) -> Iterator[list[Preference]]:
+    """The judgements, oldest first, in lists of a few hundred, with all that formats read.
+
+    One query fixes which rows these are and which of them are in force, and judgements never change: judging
+    may go on while the file is sent.
     """
-    rows = Preference.objects.filter(comparison__project=project, comparison__purpose__in=purposes).current()
-    if not include_simulated:
-        rows = rows.filter(simulated=False)
-    if not include_imported:
-        rows = rows.filter(imported=False)
-    ids = list(rows.order_by("pk").values_list("pk", flat=True))
-    whole = Preference.objects.select_related("comparison__prompt")
-    whole = whole.prefetch_related("comparison__candidates__completion")
-    for start in range(0, len(ids), CHUNK_ROWS):
-        found = whole.in_bulk(ids[start : start + CHUNK_ROWS])
-        yield [found[pk] for pk in ids[start : start + CHUNK_ROWS]]
+    later = Exists(Preference.objects.filter(supersedes=OuterRef("pk")))
+    rows = selection.of(project).order_by("pk").annotate(replaced=later).values_list("pk", "replaced")
+    found = list(rows.iterator())
+    whole = Preference.objects.select_related(
+        "comparison__prompt", "annotator", "assignment", "guideline", "written", "corrects"
+    ).prefetch_related("comparison__candidates__completion")
+    for start in range(0, len(found), CHUNK_ROWS):
+        part = dict(found[start : start + CHUNK_ROWS])
+        by_id = whole.in_bulk(list(part))
+        for pk, preference in by_id.items():
+            preference.comparison.project = project
+            preference.later = part[pk]  # type: ignore[attr-defined]  # for feedback.exchange.judgements
+        yield [by_id[pk] for pk in part]
 
 
-def trl_row(prompt: list[Message], pair: Pair) -> str:
-    """A line of TRL's conversational format with the prompt in a column of its own, and the margin."""
-    row = {
-        "prompt": prompt,
-        "chosen": [{"role": "assistant", "content": pair.chosen.text}],
-        "rejected": [{"role": "assistant", "content": pair.rejected.text}],
-        "margin": pair.margin,
-    }
-    return json.dumps(row, ensure_ascii=False) + "\n"
+Write = Callable[[Preference], Iterator[dict[str, Any]]]
 
 
-def export_trl(
-    project: Project,
-    *,
-    purposes: tuple[str, ...] = ("training",),
-    include_simulated: bool = True,
-    include_imported: bool = True,
-) -> Iterator[str]:
-    """Lines of a TRL preference file, up to 200 in each string. Ties have no chosen side and are left out."""
-    chunks = current_preferences(
-        project, purposes=purposes, include_simulated=include_simulated, include_imported=include_imported
-    )
-    for chunk in chunks:
-        lines = [
-            trl_row(preference.comparison.prompt.messages, pair)
-            for preference in chunk
-            for pair in preference.pairs()
-            if not pair.tie
-        ]
-        if lines:
-            yield "".join(lines)
+def objects(project: Project, selection: Selection, write: Write) -> Iterator[list[dict[str, Any]]]:
+    for chunk in chunks(project, selection):
+        found = [value for preference in chunk for value in write(preference)]
+        if found:
+            yield found
+
+
+# --- objects to a file ------------------------------------------------------------------------------
+
+
+def json_lines(found: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
+    for values in found:
+        yield "".join(map(as_line, values)).encode()
+
+
+def json_array(found: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
+    start = b"[\n"
+    for values in found:
+        yield start + ",\n".join(json.dumps(value, ensure_ascii=False) for value in values).encode()
+        start = b",\n"
+    yield b"\n]\n" if start == b",\n" else b"[]\n"
+
+
+def csv_rows(found: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
+    """A prompt of one turn as text, of several as JSON: the other of the two cells is empty."""
+    yield csv_lines([parquet.FLAT_COLUMNS])
+    for values in found:
+        yield csv_lines([csv_cells(value) for value in values])
+
+
+def csv_cells(value: dict[str, Any]) -> list[str]:
+    turns = value["prompt"]
+    alone = len(turns) == 1 and turns[0]["role"] == "user"
+    prompt = (turns[0]["content"], None) if alone else (None, turns)
+    sides = [value[name][0]["content"] for name in ("chosen", "rejected")]
+    return [flat(cell) for cell in (*prompt, *sides, value["margin"])]
+
+
+def csv_lines(rows: list[list[str]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
+
+
+def parquet_file(found: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
+    return parquet.from_json_lines(as_line(value) for values in found for value in values)
+
+
+# --- which format -----------------------------------------------------------------------------------
+
+
+class ExportFormat(models.TextChoices):
+    TRL = "trl", gettext_lazy("TRL preferences with margin (JSON Lines)")
+    HH = "hh", gettext_lazy("HH-RLHF transcripts (JSON Lines)")
+    UNPAIRED = "unpaired", gettext_lazy("Single completions, good or not, for KTO (JSON Lines)")
+    DEMONSTRATIONS = "demonstrations", gettext_lazy("Demonstrations and corrections, for SFT (JSON Lines)")
+    CSV = "csv", gettext_lazy("Preferences (CSV)")
+    PARQUET = "parquet", gettext_lazy("Preferences (Parquet)")
+    LABEL_STUDIO = "label_studio", gettext_lazy("Label Studio tasks (JSON)")
+    JUDGEMENTS = "judgements", gettext_lazy("Everything that is recorded (JSON Lines)")
+
+
+class Writer(NamedTuple):
+    write: Write
+    file: Callable[[Iterator[list[dict[str, Any]]]], Iterator[bytes]]
+    extension: str
+    content_type: str
+
+
+LINES = (json_lines, "jsonl", "application/jsonl; charset=utf-8")
+WRITERS: dict[ExportFormat, Writer] = {
+    ExportFormat.TRL: Writer(preferences.write, *LINES),
+    ExportFormat.HH: Writer(transcripts.write, *LINES),
+    ExportFormat.UNPAIRED: Writer(unpaired.write, *LINES),
+    ExportFormat.DEMONSTRATIONS: Writer(unpaired.write_demonstration, *LINES),
+    ExportFormat.CSV: Writer(preferences.write, csv_rows, "csv", "text/csv; charset=utf-8"),
+    ExportFormat.PARQUET: Writer(
+        preferences.write, parquet_file, "parquet", "application/vnd.apache.parquet"
+    ),
+    ExportFormat.LABEL_STUDIO: Writer(
+        label_studio.write, json_array, "json", "application/json; charset=utf-8"
+    ),
+    ExportFormat.JUDGEMENTS: Writer(judgements.write, *LINES),
+}
+
+
+def export(project: Project, format: ExportFormat, selection: Selection) -> Iterator[bytes]:
+    """The bytes of a file, piece by piece. The same judgements always give the same bytes."""
+    writer = WRITERS[format]
+    return writer.file(objects(project, selection, writer.write))

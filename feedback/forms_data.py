@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, time
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -9,11 +10,15 @@ from django import forms
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.files.uploadedfile import UploadedFile
+from django.db.models import Q
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from feedback.exchange.formats import Format
-from feedback.models import Completion, Prompt
+from feedback.exchange.judgements import importer_name
+from feedback.exports import ExportFormat, Selection
+from feedback.models import Comparison, Completion, Project, Prompt, User
 from feedback.previews import proposed
 
 ANY = ("", gettext_lazy("All"))
@@ -128,5 +133,58 @@ class PromptFilterForm(forms.Form):
 
 
 class ExportForm(forms.Form):
+    """Every choice maps to one fixed filter; a download, so it is sent by GET."""
+
+    format = forms.ChoiceField(
+        label=gettext_lazy("Format"), required=False, choices=ExportFormat.choices, initial=ExportFormat.TRL
+    )
+    purpose = forms.ChoiceField(
+        label=gettext_lazy("Of comparisons for"),
+        required=False,
+        choices=[*Comparison.Purpose.choices, ("all", gettext_lazy("Everything"))],
+        initial=Comparison.Purpose.TRAINING,
+    )
+    split = forms.ChoiceField(
+        label=gettext_lazy("Of prompts for"), required=False, choices=[ANY, *Prompt.Split.choices]
+    )
+    since = forms.DateField(
+        label=gettext_lazy("Judged since"), required=False, widget=forms.DateInput(attrs={"type": "date"})
+    )
+    annotator = forms.ModelChoiceField(
+        label=gettext_lazy("By"),
+        required=False,
+        queryset=User.objects.none(),
+        empty_label=gettext_lazy("Everybody"),
+    )
+    every = forms.BooleanField(
+        label=gettext_lazy("With judgements taken back or replaced"),
+        required=False,
+        help_text=gettext_lazy("Only the format with everything can show them; in others they give no row."),
+    )
     with_imported = forms.BooleanField(label=gettext_lazy("With imported preferences"), required=False)
     with_simulated = forms.BooleanField(label=gettext_lazy("With simulated annotators"), required=False)
+
+    def __init__(self, *args: Any, project: Project, **named: Any) -> None:
+        super().__init__(*args, **named)
+        imported = Q(username__startswith=f"{importer_name(project)}.") | Q(username=importer_name(project))
+        people = User.objects.filter(Q(memberships__project=project) | imported)
+        field = self.fields["annotator"]
+        assert isinstance(field, forms.ModelChoiceField)
+        field.queryset = people.distinct().order_by("username")
+
+    def chosen_format(self) -> ExportFormat:
+        return ExportFormat(self.cleaned_data["format"] or ExportFormat.TRL)
+
+    def selection(self) -> Selection:
+        wanted = self.cleaned_data
+        purpose = wanted["purpose"] or Comparison.Purpose.TRAINING
+        since = wanted["since"]
+        return Selection(
+            purposes=() if purpose == "all" else (purpose,),
+            split=wanted["split"],
+            since=since and timezone.make_aware(datetime.combine(since, time.min)),
+            annotator=wanted["annotator"] and wanted["annotator"].pk,
+            include_simulated=wanted["with_simulated"],
+            include_imported=wanted["with_imported"],
+            current=not wanted["every"],
+        )

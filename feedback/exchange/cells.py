@@ -56,7 +56,8 @@ def typed(cells: dict[str, str]) -> dict[str, Any]:
     """The cells of a record as values: numbers, truths and JSON where a column of that name holds them."""
     values: dict[str, Any] = {}
     for name, cell in cells.items():
-        if not cell and name not in TEXT_COLUMNS:
+        elsewhere = name == "prompt" and cells.get("messages")
+        if not cell and (name not in TEXT_COLUMNS or elsewhere):
             continue
         try:
             values[name] = KINDS[name](cell) if name in KINDS else cell

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from django.utils.crypto import salted_hmac
@@ -217,4 +218,9 @@ def pseudonym(project: Project, annotator: User) -> str:
         return ""
     if annotator.username.startswith(f"{own}."):
         return annotator.username.removeprefix(f"{own}.")
-    return salted_hmac("feedback.exports", f"{project.pk}/{annotator.pk}").hexdigest()[:12]
+    return keyed(f"{project.pk}/{annotator.pk}")
+
+
+@lru_cache(maxsize=1000)
+def keyed(value: str) -> str:
+    return salted_hmac("feedback.exports", value).hexdigest()[:12]

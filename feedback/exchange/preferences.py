@@ -15,6 +15,7 @@ from feedback.exchange.rows import (
     external_id_of,
     messages_of,
     preferred,
+    prompt_in,
     required,
     strength_of,
     wrong_type,
@@ -24,7 +25,7 @@ from feedback.lines import BadRow, kind_of
 from feedback.models import Preference
 from feedback.texts import Message
 
-COLUMNS = ("prompt", "chosen", "rejected", "margin", "id")
+COLUMNS = ("prompt", "messages", "chosen", "rejected", "margin", "id")
 
 
 def fits(data: dict[str, Any]) -> bool:
@@ -38,7 +39,10 @@ def read(data: dict[str, Any], line: int) -> Row:
         raise BadRow(_("'chosen' is %(chosen)s, 'rejected' is %(rejected)s: wanted the same") % facts)
     if chosen == rejected:
         raise BadRow(_("chosen and rejected are identical"))
-    if isinstance(chosen, str):
+    if data.get("messages") is not None:
+        messages = prompt_in(data)
+        chosen, rejected = completion_in(chosen, "chosen"), completion_in(rejected, "rejected")
+    elif isinstance(chosen, str):
         messages, chosen, rejected = standard(data.get("prompt"), chosen, rejected)
     else:
         messages, chosen, rejected = conversational(data.get("prompt"), chosen, rejected)

@@ -12,13 +12,14 @@ from django.core.paginator import Page, Paginator
 from django.db import connection
 from django.db.models import BooleanField, Count, Exists, OuterRef, Q, QuerySet
 from django.db.models.expressions import RawSQL
-from django.http import Http404, HttpResponse, StreamingHttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 
 from feedback.access import at_least, get_in_project, get_project
-from feedback.exports import export_trl
+from feedback.exports import WRITERS, export
 from feedback.forms_data import ExportForm, PromptFilterForm
 from feedback.models import AuditEntry, Comparison, Completion, Preference, Prompt, Role
 from feedback.visible import pieces
@@ -58,7 +59,7 @@ def data(request: Request, slug: str) -> HttpResponse:
             simulated=Count("pk", filter=Q(simulated=True)),
         ),
         "imports": project.imports.select_related("created_by")[:IMPORTS_SHOWN],
-        "export_form": ExportForm(initial={"with_imported": True}),
+        "export_form": ExportForm(project=project, initial={"with_imported": True}),
     }
     return render(request, "feedback/data.html", context)
 
@@ -189,32 +190,34 @@ def prompt_detail(request: Request, slug: str, pk: int) -> HttpResponse:
 
 
 @require_GET
-def export_preferences(request: Request, slug: str) -> StreamingHttpResponse:
-    """The preferences in force as TRL JSON Lines, sent while they are read."""
+def export_preferences(request: Request, slug: str) -> HttpResponseBase:
+    """A selection of judgements in one of the formats, sent while it is read."""
     project = get_project(request.user, slug, Role.ENGINEER)
-    form = ExportForm(request.GET)
+    form = ExportForm(request.GET, project=project)
     if not form.is_valid():
-        raise Http404
-    wanted = form.cleaned_data
-    AuditEntry.record(request.user, "preferences.exported", project, **wanted)
-    lines = export_trl(
-        project, include_simulated=wanted["with_simulated"], include_imported=wanted["with_imported"]
+        context = {"project": project, "place": "data", "form": form}
+        return render(request, "feedback/export.html", context, status=400)
+    format = form.chosen_format()
+    selection = form.selection()
+    facts = {**selection._asdict(), "since": str(selection.since or ""), "format": format}
+    AuditEntry.record(request.user, "preferences.exported", project, **facts)
+    pieces = export(project, format, selection)
+    body: Iterator[bytes] | AsyncIterator[bytes] = (
+        one_by_one(pieces) if isinstance(request, ASGIRequest) else pieces
     )
-    body: Iterator[str] | AsyncIterator[str] = (
-        one_by_one(lines) if isinstance(request, ASGIRequest) else lines
-    )
-    response = StreamingHttpResponse(body, content_type="application/jsonl; charset=utf-8")
+    writer = WRITERS[format]
+    response = StreamingHttpResponse(body, content_type=writer.content_type)
     # A slug holds nothing but letters, digits, hyphens and underscores, so the name needs no quoting.
-    name = f"preferences-{project.slug}-{timezone.now():%Y%m%d-%H%M%S}.jsonl"
+    name = f"{format}-{project.slug}-{timezone.now():%Y%m%d-%H%M%S}.{writer.extension}"
     response["Content-Disposition"] = f'attachment; filename="{name}"'
     response["X-Content-Type-Options"] = "nosniff"
     return response
 
 
-async def one_by_one(chunks: Iterator[str]) -> AsyncIterator[str]:
+async def one_by_one(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
     """Under ASGI, Django would read a plain iterator to its end before it sent anything."""
 
-    def following() -> str | None:
+    def following() -> bytes | None:
         return next(chunks, None)
 
     while (chunk := await sync_to_async(following)()) is not None:

@@ -455,7 +455,7 @@ def test_the_export_is_a_safe_attachment(project: Project, engineer: User, sign_
         "Where is 1?",
         "Where is 2?",
     ]
-    assert answer["Content-Disposition"].startswith(f'attachment; filename="preferences-{project.slug}-')
+    assert answer["Content-Disposition"].startswith(f'attachment; filename="trl-{project.slug}-')
     assert answer["X-Content-Type-Options"] == "nosniff"
     assert answer["Content-Type"] == "application/jsonl; charset=utf-8"
     number = {
@@ -468,11 +468,62 @@ def test_the_export_is_a_safe_attachment(project: Project, engineer: User, sign_
     ) == {project.pk}
 
 
+def test_the_form_selects_what_is_exported(project: Project, engineer: User, sign_in: SignIn) -> None:
+    mine = make_preference(project=project)
+    make_preference(project=project)
+    stranger = make_preference()
+    client = sign_in(engineer)
+    url = reverse("export_preferences", args=[project.slug])
+
+    def number(**query: Any) -> int:
+        answer = client.get(url, query)
+        assert answer.status_code == 200
+        return len(b"".join(answer.streaming_content).splitlines())
+
+    assert number() == 2
+    assert number(annotator=mine.annotator_id) == 1
+    assert number(purpose="gold") == 0
+    assert number(purpose="all", format="judgements", every="on") == 2
+    assert number(since="2100-01-01") == 0
+    assert number(split="review") == 0
+    assert number(format="csv") == 3
+    for wrong in (
+        {"annotator": stranger.annotator_id},
+        {"format": "xml"},
+        {"purpose": "comparison__project"},
+        {"split": "x"},
+        {"since": "yesterday"},
+    ):
+        answer = client.get(url, wrong)
+        assert answer.status_code == 400, wrong
+        assert b'class="errors"' in answer.content
+    kept = AuditEntry.objects.filter(action="preferences.exported").first()
+    assert kept is not None and kept.detail["format"] == "csv"
+
+
+@pytest.mark.parametrize(
+    ("format", "extension", "content_type"),
+    [
+        ("hh", "jsonl", "application/jsonl; charset=utf-8"),
+        ("csv", "csv", "text/csv; charset=utf-8"),
+        ("label_studio", "json", "application/json; charset=utf-8"),
+    ],
+)
+def test_a_download_is_named_by_its_format(
+    project: Project, engineer: User, sign_in: SignIn, format: str, extension: str, content_type: str
+) -> None:
+    make_preference(project=project)
+    answer = sign_in(engineer).get(reverse("export_preferences", args=[project.slug]), {"format": format})
+    assert answer["Content-Type"] == content_type
+    assert answer["Content-Disposition"].startswith(f'attachment; filename="{format}-{project.slug}-')
+    assert answer["Content-Disposition"].endswith(f'.{extension}"')
+
+
 @pytest.mark.django_db(transaction=True)
 def test_under_asgi_the_export_is_sent_while_it_is_read() -> None:
     project = make_project()
     engineer = make_member(project=project, role=Role.ENGINEER)
-    imports.run_import(an_import(project, engineer, rows(250)))
+    imports.run_import(an_import(project, engineer, rows(300)))
 
     async def download() -> list[bytes]:
         client = AsyncClient()
@@ -483,7 +534,7 @@ def test_under_asgi_the_export_is_sent_while_it_is_read() -> None:
         return [chunk async for chunk in answer.streaming_content]
 
     chunks = async_to_sync(download)()
-    assert [len(chunk.splitlines()) for chunk in chunks] == [200, 50]
+    assert [len(chunk.splitlines()) for chunk in chunks] == [250, 50]
 
 
 def test_a_file_name_with_a_turned_reading_direction_is_straightened(

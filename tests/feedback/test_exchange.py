@@ -264,7 +264,7 @@ BAD_ROWS = {
     "extra column": (
         line(prompt="p", chosen="a", rejected="b", score=1),
         Format.TRL,
-        "Line 1: unknown column 'score' (wanted: prompt, chosen, rejected, margin, id)",
+        "Line 1: unknown column 'score' (wanted: prompt, messages, chosen, rejected, margin, id)",
     ),
     "unknown role": (
         line(messages=[user("a"), {"role": "tool", "content": "b"}]),

@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,8 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection
 from django.utils import timezone
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
 from feedback import imports, tasks
-from feedback.exports import export_trl
 from feedback.lines import BadFile
 from feedback.models import (
     Assignment,
@@ -142,6 +137,133 @@ def test_pairs_can_be_put_up_for_judging_instead(project: Project) -> None:
 def test_new_prompts_are_for_what_the_form_said(project: Project) -> None:
     done = imported(project, "One\nTwo\n", name="a.txt", options={"split": "held_out"})
     assert list(Prompt.objects.values_list("split", "source")) == [("held_out", f"import {done.pk}")] * 2
+
+
+def judgement() -> Preference:
+    (row,) = Preference.objects.all()
+    return row
+
+
+def test_a_ranking_of_a_file_is_a_ranking_here(project: Project) -> None:
+    row = {"prompt": "p", "completions": ["a", "b", "c", "d"], "ranking": [[3], [0, 1], [2]]}
+    done = imported(project, json.dumps(row))
+    assert done.counts == {"rows": 1, "prompts": 1, "completions": 4, "comparisons": 1, "preferences": 1}
+    found = {
+        (pair.chosen.text, pair.rejected.text, pair.margin) for pair in judgement().pairs() if not pair.tie
+    }
+    assert found == {("d", "a", 1.0), ("d", "b", 1.0), ("a", "c", 1.0), ("b", "c", 1.0), ("d", "c", 2.0)}
+    assert (judgement().kind, judgement().comparison.kind) == ("ranking", "ranking")
+    # The same said in another order is the same.
+    same = {"prompt": "p", "completions": ["d", "c", "b", "a"], "ranking": [[0], [2, 3], [1]]}
+    assert imported(project, json.dumps(same)).counts == {"rows": 1, "unchanged": 1}
+    other = {**row, "ranking": [[2], [0, 1], [3]]}
+    assert imported(project, json.dumps(other)).counts["preferences"] == 1
+
+
+def test_ratings_ties_corrections_and_demonstrations_of_a_file(project: Project) -> None:
+    content = [
+        {"prompt": "rated", "completions": ["a", "b"], "ratings": [{"helpful": 5}, {"helpful": 2}]},
+        {"prompt": "tied", "completions": ["a", "b"], "preferences": [{"tie": [0, 1]}]},
+        {"prompt": "mended", "completions": ["a"], "corrections": [{"of": 0, "text": "A!"}]},
+    ]
+    done = imported(project, "".join(json.dumps(row) + "\n" for row in content))
+    assert (done.counts["comparisons"], done.counts["preferences"], done.counts["completions"]) == (3, 3, 6)
+    rated, tied, mended = Preference.objects.order_by("pk")
+    assert [(pair.chosen.text, pair.margin) for pair in rated.pairs()] == [("a", 3.0)]
+    assert [(pair.tie, pair.margin) for pair in tied.pairs()] == [(True, 0.0)]
+    assert [(pair.chosen.text, pair.rejected.text) for pair in mended.pairs()] == [("A!", "a")]
+    assert mended.written is not None and mended.written.source == "corrected"
+    assert mended.written.corrected_from == mended.corrects
+    imported(project, json.dumps({"prompt": "shown", "completion": "so"}))
+    shown = Preference.objects.order_by("-pk")[0]
+    assert [text.text for text in shown.demonstrations()] == ["so"] and shown.pairs() == []
+    assert shown.written is not None and shown.written.source == "written"
+
+
+def test_both_bad_of_a_battle_is_kept_and_trains_nothing(project: Project) -> None:
+    sides = {
+        f"conversation_{side}": [{"role": "user", "content": "p"}, {"role": "assistant", "content": side}]
+        for side in "ab"
+    }
+    imported(project, json.dumps({"winner": "tie (bothbad)", **sides}))
+    assert (judgement().strength, judgement().acceptability, judgement().pairs()) == (0, "neither", [])
+
+
+def test_completions_alone_are_kept_and_can_be_put_up(project: Project) -> None:
+    row = json.dumps({"prompt": "p", "completions": ["a", "b", "c"]})
+    assert imported(project, row).counts == {"rows": 1, "prompts": 1, "completions": 3}
+    done = imported(project, row, options={"put_up": True})
+    assert done.counts == {"rows": 1, "comparisons": 3}
+    assert imported(project, row, options={"put_up": True}).counts == {"rows": 1, "unchanged": 1}
+    ranks = make_project(kind="ranking", candidates=3)
+    many = json.dumps({"prompt": "p", "completions": [str(number) for number in range(11)]})
+    imported(ranks, many, options={"put_up": True})
+    sizes = sorted(one.candidates.count() for one in Comparison.objects.filter(project=ranks))
+    assert sizes == [3, 8]
+    assert set(Comparison.objects.filter(project=ranks).values_list("kind", "state")) == {("ranking", "open")}
+
+
+def test_people_whom_a_file_tells_apart_share_a_comparison(project: Project) -> None:
+    def task(who: int, side: str) -> dict[str, Any]:
+        result = [{"from_name": "pw", "to_name": "pw", "type": "pairwise", "value": {"selected": side}}]
+        return {"result": result, "completed_by": who}
+
+    data = {"prompt": "p", "answer1": "a", "answer2": "b"}
+    tasks_of = {"data": data, "annotations": [task(1, "left"), task(2, "right"), task(3, "left")]}
+    done = imported(project, json.dumps([tasks_of]), name="a.json")
+    assert (done.counts["comparisons"], done.counts["preferences"]) == (1, 3)
+    assert Preference.objects.values("annotator").distinct().count() == 3
+    names = set(Preference.objects.values_list("annotator__username", flat=True))
+    assert names == {f"imported-{project.slug}.{who}" for who in (1, 2, 3)}
+    assert not User.objects.filter(username__in=names, is_active=True).exists()
+    assert imported(project, json.dumps([tasks_of]), name="b.json").counts == {"rows": 1, "unchanged": 1}
+    # One more annotation in a later export of the same project is added, the rest is there.
+    tasks_of["annotations"].append(task(4, "left"))  # type: ignore[attr-defined]
+    later = imported(project, json.dumps([tasks_of]), name="c.json")
+    assert later.counts == {"rows": 1, "preferences": 1}
+    # A changed mind elsewhere does not make two judgements of one person.
+    tasks_of["annotations"] = [task(1, "right")]
+    assert imported(project, json.dumps([tasks_of]), name="d.json").counts == {"rows": 1, "unchanged": 1}
+
+
+def test_gold_comparisons_can_be_put_up_from_a_file(project: Project) -> None:
+    row = {
+        "judgement": 1, "project": "elsewhere", "comparison": 1, "purpose": "gold", "kind": "pairwise",
+        "messages": [{"role": "user", "content": "p"}], "candidates": [{"text": "a"}, {"text": "b"}],
+        "gold_answer": {"strength": 3}, "strength": 1, "in_force": True,
+    }  # fmt: skip
+    imported(project, json.dumps(row), options={"put_up": True})
+    (comparison,) = Comparison.objects.all()
+    assert (comparison.purpose, comparison.gold_answer, comparison.state) == ("gold", {"strength": 3}, "open")
+    assert [candidate.completion.text for candidate in comparison.candidates.all()] == ["a", "b"]
+    assert not Preference.objects.exists()
+
+
+def test_rows_of_one_object_are_written_together(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import that dies within a tree must not take it for written."""
+    replies = [
+        {"role": "assistant", "text": f"a{n}", "rank": n, "message_id": f"a{n}", "replies": [
+            {"role": "prompter", "text": f"q{n}", "message_id": f"q{n}", "replies": [
+                {"role": "assistant", "text": "x", "message_id": f"x{n}"}]}]}
+        for n in range(150)
+    ]  # fmt: skip
+    trees = [
+        {"message_tree_id": f"t{n}", "prompt": {"role": "prompter", "text": f"p{n}", "replies": replies[:60]}}
+        for n in range(5)
+    ]
+    data_import = upload(project, "".join(json.dumps(tree) + "\n" for tree in trees))
+    with monkeypatch.context() as patched:
+        die_at(patched, 2)
+        with pytest.raises(Killed):
+            imports.run_import(data_import)
+    data_import.refresh_from_db()
+    assert data_import.last_line == 2  # 61 rows each: the second tree filled the first batch
+    DataImport.objects.update(heartbeat_at=timezone.now() - timezone.timedelta(seconds=120))
+    assert imports.take_back() == [data_import.pk]
+    tasks.run_import(data_import.pk)
+    data_import.refresh_from_db()
+    assert data_import.state == "done"
+    assert (Prompt.objects.count(), Preference.objects.count()) == (5 * 61, 5)
 
 
 # --- again ------------------------------------------------------------------------------------------
@@ -425,108 +547,6 @@ def test_uploads_ends_and_cancels_are_in_the_audit_trail(project: Project) -> No
         "import.uploaded",
         "import.cancelled",
     ]
-
-
-# --- out and in again -------------------------------------------------------------------------------
-
-
-def exported(project: Project, **options: Any) -> list[dict[str, Any]]:
-    return [
-        json.loads(line)
-        for line in "".join(export_trl(project, **options)).splitlines(keepends=False)
-        if line
-    ]
-
-
-def test_an_export_row_by_hand(project: Project) -> None:
-    imported(project, pairs(("p", "a", "b"), margin=3))
-    assert exported(project) == [
-        {
-            "prompt": [{"role": "user", "content": "p"}],
-            "chosen": [{"role": "assistant", "content": "a"}],
-            "rejected": [{"role": "assistant", "content": "b"}],
-            "margin": 3.0,
-        }
-    ]
-
-
-def test_only_judgements_in_force_that_have_a_better_side_are_exported(project: Project) -> None:
-    kept = make_preference(project=project, strength=-1)
-    make_preference(project=project, strength=0)
-    replaced = make_preference(project=project, strength=1)
-    Preference.objects.create(
-        assignment=replaced.assignment,
-        comparison=replaced.comparison,
-        annotator=replaced.annotator,
-        shown_order=[0, 1],
-        idempotency_key="withdrawal",
-        body_hash="0" * 64,
-        supersedes=replaced,
-        withdrawn=True,
-    )
-    make_preference(project=make_project(), strength=1)
-    simulated = make_preference(project=project, strength=2, simulated=True)
-    review = make_preference(project=project, strength=2)
-    Comparison.objects.filter(pk=review.comparison_id).update(purpose="review")
-    chosen = [row["chosen"][0]["content"] for row in exported(project)]
-    assert chosen == [kept.pairs()[0].chosen.text, simulated.pairs()[0].chosen.text]
-    assert len(exported(project, include_simulated=False)) == 1
-
-
-def test_imported_ones_can_be_left_out(project: Project) -> None:
-    imported(project, THREE)
-    make_preference(project=project)
-    assert len(exported(project)) == 4
-    assert len(exported(project, include_imported=False)) == 1
-
-
-def test_an_export_over_many_chunks_is_complete_and_in_order(project: Project) -> None:
-    imported(project, MANY)
-    assert [row["prompt"][0]["content"] for row in exported(project)] == [
-        f"p{number}" for number in range(450)
-    ]
-
-
-def test_judging_during_an_export_does_not_change_it(project: Project) -> None:
-    imported(project, MANY)
-    lines = export_trl(project)
-    first = next(lines)
-    make_preference(project=project)
-    assert len((first + "".join(lines)).splitlines()) == 450
-
-
-texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12)
-turn = st.tuples(st.sampled_from(["user", "assistant"]), texts)
-rows = st.tuples(st.lists(turn, max_size=3), texts, texts, texts, st.sampled_from([1.0, 2.0, 3.0]))
-
-
-@hypothesis_settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(st.lists(rows, min_size=1, max_size=8))
-def test_import_export_import_export_is_a_fixed_point(settings: Any, generated: list[Any]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        settings.ARTIFACT_ROOT = Path(folder)
-        lines = {}
-        for messages, question, chosen, rejected, margin in generated:
-            if chosen != rejected:
-                prompt = [{"role": role, "content": text} for role, text in messages]
-                prompt.append({"role": "user", "content": "?" + question})
-                row = {
-                    "prompt": prompt,
-                    "chosen": [{"role": "assistant", "content": chosen}],
-                    "rejected": [{"role": "assistant", "content": rejected}],
-                    "margin": margin,
-                }
-                lines[json.dumps(row)] = row  # the same row twice is kept once
-        if not lines:
-            return
-        first, second = make_project(), make_project()
-        assert imported(first, "\n".join(lines)).state == "done"
-        once = "".join(export_trl(first))
-        assert [json.loads(line) for line in once.split("\n") if line] == list(lines.values())
-        assert imported(second, once).state == "done"
-        assert "".join(export_trl(second)) == once
 
 
 # --- by the command line ----------------------------------------------------------------------------
