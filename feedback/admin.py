@@ -101,7 +101,13 @@ class PersonAdmin(Audited, UserAdmin):  # type: ignore[type-arg]
 
 @admin.register(Project)
 class ProjectAdmin(Audited, admin.ModelAdmin):  # type: ignore[type-arg]
-    list_display = ("name", "slug", "overlap", "created_at", "archived_at", "page")
+    list_display = ("name", "slug", "kind", "overlap", "created_at", "archived_at", "page")
+    exclude = (
+        "kind",
+        "candidates",
+        "criteria",
+        "gold_rate",
+    )  # these depend on each other: on the settings page
     search_fields = ("name", "slug")
     list_filter = ("archived_at",)
 
@@ -180,9 +186,9 @@ class PromptAdmin(ReadOnly):
 
 @admin.register(Comparison)
 class ComparisonAdmin(ReadOnly):
-    list_display = ("id", "project", "purpose", "state", "overlap", "priority", "created_at", "page")
+    list_display = ("id", "project", "kind", "purpose", "state", "overlap", "priority", "created_at", "page")
     list_select_related = ("project",)
-    list_filter = ("purpose", "state", "project")
+    list_filter = ("kind", "purpose", "state", "project")
     show_full_result_count = False
 
     @admin.display(description=_("page"))
@@ -196,6 +202,7 @@ class PreferenceAdmin(ReadOnly):
         "id",
         "comparison",
         "annotator",
+        "kind",
         "strength",
         "acceptability",
         "withdrawn",
@@ -205,7 +212,7 @@ class PreferenceAdmin(ReadOnly):
         "created_at",
     )
     list_select_related = ("comparison", "annotator")
-    list_filter = ("imported", "simulated", "withdrawn", "late", "strength", "comparison__project")
+    list_filter = ("kind", "imported", "simulated", "withdrawn", "late", "strength", "comparison__project")
     search_fields = ("annotator__username",)
     show_full_result_count = False
 

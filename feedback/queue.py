@@ -6,6 +6,8 @@ The rules, all kept in the database:
   or come after the comparison was withdrawn: finished work is kept, marked `late`, and not thrown away.
 - Nobody judges a comparison twice: one person has one assignment in it, whose shown order is drawn once.
 - A lease that ran out is taken back by whoever claims next; no sweeper is needed.
+- Gold comparisons are no work to be done: they are mixed in at the project's rate while there is other work,
+  each person meets each of them once, and nothing that a person gets to see tells them apart.
 
 Every verb is one transaction. On SQLite it is IMMEDIATE, so verbs run one after the other; elsewhere rows are
 locked in the order user, comparison, assignment. `now` is read after the lock is held: a clock read while
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -26,14 +28,27 @@ from django.db.models import Count, Exists, F, Min, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from feedback.models import Assignment, Comparison, ComparisonQuerySet, Preference, Project, User
+from feedback.models import (
+    Assignment,
+    Comparison,
+    ComparisonKind,
+    ComparisonQuerySet,
+    Preference,
+    Project,
+    User,
+)
+from feedback.recording import Said, recorded
 
 LEASED, JUDGED = Assignment.State.LEASED, Assignment.State.JUDGED
 SKIPPED, EXPIRED = Assignment.State.SKIPPED, Assignment.State.EXPIRED
-BROUGHT_IN: list[int] = []
-"""The shown order of an imported judgement: its importer never saw the pair and cannot take it back."""
+BROUGHT_IN = Q(shown_order=[]) & ~Q(comparison__kind=ComparisonKind.DEMONSTRATION)
+"""Assignments of imported judgements: their importer never saw the texts and cannot take anything back."""
 UNDO_WITHIN = timedelta(hours=24)
 """Older judgements stay: others have built on them."""
+
+
+GOLD_OVERLAP = 10_000
+"""Everybody judges a gold comparison: it is never done."""
 
 
 class KeyReused(Exception):
@@ -64,7 +79,18 @@ def closed_by(annotator: User) -> Exists:
 def queue_for(project: Project, annotator: User, now: datetime) -> ComparisonQuerySet:
     """What the annotator may claim, in order: a walk of the index `comparison_queue` to the first fit."""
     rows = with_free_slots(now).filter(~closed_by(annotator), project=project)
-    return rows.order_by("-priority", "shuffle")
+    return rows.exclude(purpose=Comparison.Purpose.GOLD).order_by("-priority", "shuffle")
+
+
+def gold_for(project: Project, annotator: User, now: datetime) -> ComparisonQuerySet:
+    """The gold comparisons that this annotator has not met, in an order of their own."""
+    rows = with_free_slots(now).filter(~closed_by(annotator), project=project)
+    return rows.filter(purpose=Comparison.Purpose.GOLD).order_by("?")
+
+
+def gold_is_due(project: Project) -> bool:
+    """A coin that falls at the project's gold rate: nobody can tell when the next one comes."""
+    return secrets.randbelow(1_000_000) < round(project.gold_rate * 1_000_000)
 
 
 class Waiting(NamedTuple):
@@ -85,6 +111,7 @@ def waiting(project: Project, annotator: User, *, now: datetime | None = None) -
     """The facts for the page that has nothing to show."""
     now = now or timezone.now()
     put_up = Comparison.objects.filter(project=project).exclude(state=Comparison.State.WITHDRAWN)
+    put_up = put_up.exclude(purpose=Comparison.Purpose.GOLD)
     count = put_up.aggregate(all=Count("pk"), done=Count("pk", filter=Q(state=Comparison.State.DONE)))
     mine = put_up.open().filter(closed_by(annotator)).count()
     held = put_up.open().filter(~closed_by(annotator))
@@ -128,6 +155,10 @@ def claim(project: Project, annotator: User, *, now: datetime | None = None) -> 
             held.lease_expires_at = lease_end(now)
             held.save(update_fields=["lease_expires_at"])
             return held
+        if project.gold_rate and gold_is_due(project) and queue_for(project, annotator, now).exists():
+            gold = gold_for(project, annotator, now).select_for_update(skip_locked=locks_rows()).first()
+            if gold is not None:
+                return lease(gold, annotator, now)
         # A locked comparison may be free a moment later, so before saying "nothing left" wait for the locks.
         for skip_locked in (True, False) if patient and locks_rows() else (True,):
             queue = queue_for(project, annotator, now).select_for_update(skip_locked=skip_locked)
@@ -151,14 +182,22 @@ def lease(comparison: Comparison, annotator: User, now: datetime) -> Assignment:
     return Assignment.objects.create(
         comparison=comparison,
         annotator=annotator,
-        shown_order=draw_order(),
+        shown_order=draw_order(candidates_of(comparison)),
         lease_expires_at=lease_end(now),
     )
 
 
-def draw_order() -> list[int]:
-    """Which candidate is shown left: a coin that neither annotators nor importers can foresee."""
-    return secrets.choice(([0, 1], [1, 0]))
+def candidates_of(comparison: Comparison) -> int:
+    fixed = {ComparisonKind.PAIRWISE: 2, ComparisonKind.DEMONSTRATION: 0}
+    count = fixed.get(ComparisonKind(comparison.kind))
+    return comparison.candidates.count() if count is None else count
+
+
+def draw_order(count: int) -> list[int]:
+    """Which candidate is shown where: a draw that neither annotators nor importers can foresee."""
+    order = list(range(count))
+    secrets.SystemRandom().shuffle(order)
+    return order
 
 
 def reopen(assignment: Assignment, now: datetime) -> Assignment:
@@ -217,10 +256,14 @@ def submit(
     annotator: User,
     *,
     fencing_token: int,
-    strength: int,
-    acceptability: str,
     key: str,
     body_hash: str,
+    strength: int | None = None,
+    ranking: Sequence[Sequence[int]] = (),
+    ratings: Sequence[Mapping[str, int]] = (),
+    written: str = "",
+    corrects: int | None = None,
+    acceptability: str = "",
     active_ms: int | None = None,
     flags: Sequence[str] = (),
     comment: str = "",
@@ -228,18 +271,18 @@ def submit(
 ) -> Preference:
     """Record a judgement, once.
 
-    `strength` runs from -3 (the left one much better) to 3 (the right one), as shown. The same key and body
-    again return the recorded row; so does another form for a comparison already judged. Raises KeyReused
-    when the key comes with another body.
+    What was said is given as it was shown, see `recording.Said`. The same key and body again return the
+    recorded row; so does another form for a comparison already judged. Raises KeyReused when the key comes
+    with another body.
     """
     with transaction.atomic():
         assignment = locked(assignment, annotator)
         now = now or timezone.now()
-        recorded = Preference.objects.filter(idempotency_key=key).first()
-        if recorded is not None:
-            if (recorded.assignment_id, recorded.body_hash) != (assignment.pk, body_hash):
+        known = Preference.objects.filter(idempotency_key=key).first()
+        if known is not None:
+            if (known.assignment_id, known.body_hash) != (assignment.pk, body_hash):
                 raise KeyReused(key)
-            return recorded
+            return known
         last = assignment.preferences.order_by("-pk").first()
         if assignment.state == JUDGED and last is not None:
             return last
@@ -250,7 +293,7 @@ def submit(
             assignment=assignment,
             comparison=assignment.comparison,
             annotator=annotator,
-            strength=strength if assignment.shown_order == [0, 1] else -strength,
+            **recorded(assignment, Said(strength, ranking, ratings, written, corrects)),
             acceptability=acceptability,
             flags=list(flags),
             comment=comment,
@@ -301,7 +344,7 @@ def last_closed(project: Project, annotator: User, *, now: datetime | None = Non
     rows = Assignment.objects.filter(
         annotator=annotator, state__in=(JUDGED, SKIPPED), closed_at__gt=since, comparison__project=project
     )
-    rows = rows.exclude(comparison__state=Comparison.State.WITHDRAWN).exclude(shown_order=BROUGHT_IN)
+    rows = rows.exclude(comparison__state=Comparison.State.WITHDRAWN).exclude(BROUGHT_IN)
     return rows.order_by("-closed_at", "-pk").first()
 
 
@@ -328,7 +371,7 @@ def undo(
             return None
         if chosen.comparison.state == Comparison.State.WITHDRAWN or chosen.state not in (JUDGED, SKIPPED):
             return None
-        if chosen.shown_order == BROUGHT_IN:
+        if Assignment.objects.filter(BROUGHT_IN, pk=chosen.pk).exists():
             return None
         if chosen.state == SKIPPED:
             free = with_free_slots(now).filter(pk=chosen.comparison_id).exists()
@@ -341,14 +384,15 @@ def undo(
 
 def withdraw(assignment: Assignment) -> None:
     """The row that says: this judgement counts no more."""
-    recorded = assignment.preferences.order_by("-pk")[0]
+    last = assignment.preferences.order_by("-pk")[0]
     Preference.objects.create(
         assignment=assignment,
         comparison=assignment.comparison,
-        annotator=recorded.annotator,
-        shown_order=recorded.shown_order,
+        annotator=last.annotator,
+        shown_order=last.shown_order,
         idempotency_key=f"undo-{uuid.uuid4()}",
-        supersedes=recorded,
+        supersedes=last,
         withdrawn=True,
-        simulated=recorded.simulated,
+        kind=last.kind,
+        simulated=last.simulated,
     )

@@ -27,6 +27,7 @@ FLOORS = {
     "feedback.agreement": 0,
     "feedback.texts": 0,
     "feedback.ordering": 0,
+    "feedback.word_diff": 0,
     "rlhf_app": 0,
     "feedback.models": 1,
     "feedback.audit": 1,
@@ -273,7 +274,8 @@ def test_pages_call_things_by_the_project_s_words() -> None:
         for match in re.finditer(others, path.read_text(encoding="utf-8"), re.IGNORECASE)
         if path.name != "503.html"  # it is the database that does not answer there
     ]
-    assert found == ["_comparison_pair.html: answer"]  # data-answer, a hook of its script
+    # data-answer, a hook of the judging page's scripts
+    assert {name for name in found if not re.match(r"_judge_\w+\.html: answer$", name)} == set()
 
 
 def test_pages_obey_the_content_security_policy() -> None:

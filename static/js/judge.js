@@ -1,11 +1,16 @@
 // The judging screen by keyboard: keys, focus, announcements, active time, heartbeat, guidelines beside the work.
+// What is asked differs by kind: `judgeKinds[KIND]` holds {missing, focus, press, marks, improves}; other kinds are in judge_kinds.js.
 (() => {
   "use strict";
   const IDLE_AFTER = 120 * 1000; // a person who has not moved for two minutes is not reading
   const AWAY_AFTER = 10 * 60 * 1000; // nor does their page hold on to the comparison
   const saving = window.judgeSaving;
+  const kinds = (window.judgeKinds = window.judgeKinds || {});
   const find = (selector) => document.querySelector(selector);
+  const all = (selector) => [...document.querySelectorAll(selector)];
   const section = () => document.getElementById("comparison");
+  const form = () => document.getElementById("judgement");
+  const kind = () => kinds[form().dataset.kind];
 
   // --- active time: visible, focused, and not idle ---
 
@@ -30,7 +35,7 @@
   const beat = async () => {
     if (!section().dataset.assignment || saving.busy()) return;
     if (document.visibilityState !== "visible" || Date.now() - lastSign > AWAY_AFTER) return;
-    const said = new FormData(find("#judgement"));
+    const said = new FormData(form());
     const body = new URLSearchParams({ assignment: said.get("assignment"), fencing_token: said.get("fencing_token") });
     const headers = { "X-CSRFToken": saving.csrf() || said.get("csrfmiddlewaretoken") };
     let response;
@@ -40,16 +45,22 @@
 
   // --- a new comparison on the screen ---
 
+  let looking = false; // the same comparison in another view: nothing new to say
+
   const shown = () => {
     clearInterval(heart);
     activeMs = 0;
     lastTick = Date.now();
     find("[data-keys]").hidden = false;
+    showKeys();
     if (!section().dataset.assignment) return;
+    if (!kind()) return location.reload(); // of a kind that this page has no script for
+    for (const element of all("[data-needs-judging]")) element.hidden = false;
     activeMs = saving.restoreDraft();
     heart = setInterval(beat, 1000 * Number(section().dataset.renewSeconds));
     const prompt = find(".judge-prompt");
     prompt.scrollTop = prompt.scrollHeight;
+    showEdit();
     marks();
   };
 
@@ -57,7 +68,7 @@
     if (event.detail.target.id !== "comparison" && !(event.detail.elt && event.detail.elt.id === "comparison")) return;
     const polling = !event.detail.requestConfig || event.detail.requestConfig.verb === "get";
     shown();
-    if (polling && !section().dataset.assignment) return; // the empty page looking again: nothing new to say
+    if (looking || (polling && !section().dataset.assignment)) { looking = false; return; }
     find("#comparison_title").focus({ preventScroll: true });
     window.scrollTo(0, 0);
     announce(section().dataset.assignment ? find("#judge_announcer").dataset.next : find(".empty").innerText);
@@ -66,60 +77,133 @@
   const announce = (text) => {
     find("#judge_announcer").textContent = `${section().dataset.announce.trim()} ${text}`.trim();
   };
+  const tell = (text) => { find("#judge_announcer").textContent = text; };
 
   // --- choosing ---
 
   const radio = (name, value) => find(`input[name="${name}"][value="${value}"]`);
   const chosen = (name) => find(`input[name="${name}"]:checked`);
   const changed = () => { marks(); saving.keepDraft(saving.activeMs()); };
-
-  // A tie has no better one, so that answer is closed while it stands.
   const marks = () => {
-    const tie = chosen("strength") && chosen("strength").value === "0";
-    const better = radio("acceptability", "one");
-    better.disabled = Boolean(tie);
-    if (tie) better.checked = false;
+    kind().marks?.();
     const note = find("[data-note]");
     note.toggleAttribute("data-filled", Boolean(find("textarea[name=comment]").value.trim() || chosen("flags")));
   };
-
   const choose = (input, again) => {
     if (!input || input.disabled) return;
     input.checked = !(again && input.checked);
     input.focus({ preventScroll: true });
     changed();
   };
+  window.judging = { find, all, form, radio, chosen, choose, changed, tell };
 
   const step = (direction) => {
     const now = chosen("strength") ? Number(chosen("strength").value) : 0;
     choose(radio("strength", chosen("strength") ? Math.max(-3, Math.min(3, now + direction)) : direction));
   };
+  kinds.pairwise = {
+    missing: () => !chosen("strength"),
+    focus: () => { find(".scale").classList.add("missing"); radio("strength", "0").focus({ preventScroll: true }); },
+    legend: () => find(".scale legend"),
+    // A tie has no better one, so that answer is closed while it stands.
+    marks: () => {
+      const better = radio("acceptability", "one");
+      better.disabled = Boolean(chosen("strength")) && chosen("strength").value === "0";
+      if (better.disabled) better.checked = false;
+    },
+    improves: () => (chosen("strength") && Number(chosen("strength").value) > 0 ? 1 : 0),
+    press: (key) => {
+      if (/^[1-7]$/.test(key)) return choose(radio("strength", Number(key) - 4));
+      if (key === "ArrowLeft" || key === "ArrowRight") return step(key === "ArrowLeft" ? -1 : 1);
+      return false;
+    },
+  };
 
   const confirm = () => {
     if (saving.busy()) return saving.tryNow();
     closeAll();
-    if (!chosen("strength")) return halted();
-    find("#judgement").requestSubmit(find("[data-confirm]"));
+    if (kind().missing()) return halted();
+    form().requestSubmit(find("[data-confirm]"));
   };
   const halted = () => {
-    const said = find("#judgement").dataset.chooseFirst;
-    find("#judge_announcer").textContent = said;
-    const scale = find(".scale");
-    scale.querySelector("legend").textContent = said;
-    scale.classList.add("missing");
-    radio("strength", "0").focus({ preventScroll: true });
+    const said = form().dataset.chooseFirst;
+    tell(said);
+    const legend = kind().legend?.();
+    if (legend) { legend.textContent = said; legend.classList.add("missing"); }
+    kind().focus();
   };
   document.addEventListener("htmx:validation:halted", halted);
+
+  // --- improving a completion ---
+
+  const edit = () => find("[data-edit]");
+  const letterOf = (place) => find(`[data-place="${place}"] header b`).textContent;
+  const showEdit = () => {
+    if (!edit()) return;
+    const place = edit().querySelector("[name=corrects]").value;
+    const text = edit().querySelector("[name=written]").value;
+    edit().hidden = place === "" || !text;
+    if (!edit().hidden) edit().querySelector("[data-edit-letter]").textContent = letterOf(place);
+  };
+  const improve = async (place) => {
+    const panel = edit();
+    const [text, corrects] = [panel.querySelector("[name=written]"), panel.querySelector("[name=corrects]")];
+    const begun = !panel.hidden && corrects.value !== String(place) && text.value !== panel.dataset.original;
+    if (begun) { tell(find("#judge_announcer").dataset.editFirst); return text.focus(); }
+    if (panel.hidden || corrects.value !== String(place)) {
+      const query = new URLSearchParams({ assignment: section().dataset.assignment, place });
+      let response;
+      try { response = await fetch(`${form().dataset.textUrl}?${query}`); } catch { response = null; }
+      if (!response || !response.ok || edit() !== panel) return tell(find("#judge_announcer").dataset.noText);
+      text.value = panel.dataset.original = (await response.json()).text;
+      corrects.value = place;
+      showEdit();
+      panel.hidden = false;
+      panel.querySelector("[data-edit-letter]").textContent = letterOf(place);
+    }
+    text.focus();
+    panel.scrollIntoView({ block: "nearest" });
+  };
+  const dropEdit = () => {
+    edit().querySelector("[name=written]").value = "";
+    edit().querySelector("[name=corrects]").value = "";
+    showEdit();
+    changed();
+    find("#comparison_title").focus({ preventScroll: true });
+  };
+  const startEdit = () => (edit() ? improve(kind().improves()) : find(".judge-write textarea").focus());
+
+  // --- how texts are shown ---
+
+  const toggleView = (letter) => {
+    const button = find(`[data-view="${letter}"]`);
+    if (!button || saving.busy()) return;
+    const now = (document.cookie.match(/(?:^|; )judge_view=(\w*)/) || [])[1] || "";
+    const then = now.includes(letter) ? now.replace(letter, "") : now + letter;
+    document.cookie = `judge_view=${then}; path=/; max-age=31536000; SameSite=Lax`;
+    saving.keepDraft(saving.activeMs());
+    looking = true;
+    htmx.ajax("GET", location.pathname, { target: "#comparison", swap: "outerHTML settle:0ms show:none" }).then(() => find(`[data-view="${letter}"]`)?.focus({ preventScroll: true }));
+  };
+  const unfold = (buttons) => {
+    const open = !buttons.every((button) => button.getAttribute("aria-expanded") === "true");
+    for (const button of buttons) {
+      if (button.getAttribute("aria-expanded") === String(open)) continue;
+      button.previousElementSibling.classList.toggle("open", open);
+      button.setAttribute("aria-expanded", open);
+      [button.textContent, button.dataset.less] = [button.dataset.less, button.textContent];
+    }
+  };
 
   // --- menus, dialog, guidelines ---
 
   const open = (details, inside) => {
-    for (const other of document.querySelectorAll("details.menu[open]")) if (other !== details) other.open = false;
+    for (const other of all("details.menu[open]")) if (other !== details) other.open = false;
     details.open = !details.open;
     if (details.open) details.querySelector(inside).focus();
   };
   const closeAll = () => {
-    for (const details of document.querySelectorAll("details.menu[open]")) {
+    for (const details of all("details.menu[open]")) {
       details.open = false;
       details.querySelector("summary").focus({ preventScroll: true });
     }
@@ -138,55 +222,95 @@
     if (on("[data-guidelines]") || on("[data-close-guidelines]")) return guidelines(event);
     if (on("[data-keys]")) return find("#judge_keys").showModal();
     if (on("[data-try-now]")) return saving.tryNow();
-    if (!on("details.menu")) for (const details of document.querySelectorAll("details.menu[open]")) details.open = false;
+    if (on("[data-improve]")) closeAll();
+    if (on("[data-improve]")) return improve(Number(on("[data-improve]").dataset.improve));
+    if (on("[data-drop-edit]")) return dropEdit();
+    if (on("[data-view]")) return toggleView(on("[data-view]").dataset.view);
+    if (on("[data-unfold]")) return unfold([on("[data-unfold]")]);
+    if (on("[data-remap]")) return remap(on("[data-remap]"));
+    if (on("[data-reset-keys]")) return resetKeys();
+    if (!on("details.menu")) for (const details of all("details.menu[open]")) details.open = false;
   });
   document.addEventListener("change", (event) => { if (event.target.closest("#judgement")) changed(); });
-  document.addEventListener("input", (event) => { if (event.target.name === "comment") changed(); });
+  document.addEventListener("input", (event) => { if (event.target.matches("#judgement textarea")) changed(); });
 
-  // --- keys ---
+  // --- keys, each person's own ---
 
   const keysOn = document.getElementById("judge_keys_on");
   keysOn.checked = localStorage.getItem("rlhf.keys") !== "off";
   keysOn.addEventListener("change", () => localStorage.setItem("rlhf.keys", keysOn.checked ? "on" : "off"));
 
+  const usual = Object.fromEntries(all("#judge_keys [data-default]").map((key) => [key.dataset.kbd, key.dataset.default]));
+  const keymapName = `rlhf.keymap.${section().dataset.person}`;
+  const keymap = { ...usual, ...JSON.parse(localStorage.getItem(keymapName) || "{}") };
+  const showKeys = () => {
+    for (const key of all("[data-kbd]")) if (keymap[key.dataset.kbd]) key.textContent = keymap[key.dataset.kbd].toUpperCase();
+  };
+  let remapping = null;
+  const remap = (button) => {
+    remapping = { button, words: button.innerHTML };
+    button.textContent = button.dataset.press;
+  };
+  const remapTo = (key) => {
+    const { button, words } = remapping;
+    remapping = null;
+    button.innerHTML = words;
+    // Digits, arrows, Enter, Escape and ? keep their meaning.
+    if (key.length !== 1 || /[0-9?\s]/.test(key)) return;
+    const action = button.dataset.remap;
+    const other = Object.keys(keymap).find((name) => keymap[name] === key);
+    if (other) keymap[other] = keymap[action]; // whose key it was gets ours
+    keymap[action] = key;
+    localStorage.setItem(keymapName, JSON.stringify(keymap));
+    showKeys();
+  };
+  const resetKeys = () => {
+    Object.assign(keymap, usual);
+    localStorage.removeItem(keymapName);
+    showKeys();
+  };
+
   // The letter on the key cap, or on layouts without Latin letters or bare digits the key's place.
   const letter = (event) => {
     if (/^[a-z0-9?]$/i.test(event.key)) return event.key.toLowerCase();
     const place = event.code.match(/^(?:Key|Digit|Numpad)([A-Z0-9])$/);
-    return place && event.key.length === 1 ? place[1].toLowerCase() : event.key;
+    return place && event.key.length === 1 && event.key !== "=" ? place[1].toLowerCase() : event.key;
   };
 
-  const single = {
-    g: () => choose(radio("acceptability", "both"), true),
-    o: () => choose(radio("acceptability", "one"), true),
-    n: () => choose(radio("acceptability", "neither"), true),
-    c: () => open(find("[data-note]"), "textarea"),
-    s: () => open(find("[data-skip]"), "button"),
-    ArrowLeft: () => step(-1),
-    ArrowRight: () => step(1),
+  const actions = {
+    both: () => choose(radio("acceptability", "both"), true),
+    one: () => choose(radio("acceptability", "one"), true),
+    neither: () => choose(radio("acceptability", "neither"), true),
+    comment: () => open(find("[data-note]"), "textarea"),
+    skip: () => open(find("[data-skip]"), "button"),
+    edit: startEdit,
+    formatted: () => toggleView("m"),
+    differences: () => toggleView("d"),
+    unfold: () => unfold(all("[data-unfold]")),
   };
 
   const press = (event) => {
     const key = letter(event);
+    const action = Object.keys(keymap).find((name) => keymap[name] === key);
     if (key === "?") return find("#judge_keys").showModal();
-    if (key === "u" && !saving.busy()) return find("#undo_form").requestSubmit();
-    if (key === "h") return guidelines();
+    if (action === "undo" && !saving.busy()) return find("#undo_form").requestSubmit();
+    if (action === "guidelines") return guidelines();
     if (!section().dataset.assignment) return false;
     if (key === "Enter") return confirm();
     if (saving.busy()) return false;
-    const skipping = find("[data-skip]").open;
-    const number = skipping ? find(`[data-skip-key="${key}"]`) : /^[1-7]$/.test(key) && radio("strength", Number(key) - 4);
-    if (number) return skipping ? number.click() : choose(number);
-    if (single[key]) return single[key]();
-    return false;
+    const number = find("[data-skip]").open && find(`[data-skip-key="${key}"]`);
+    if (number) return number.click();
+    if (kind().press(action === "tie" ? "=" : key, event) !== false) return true;
+    return actions[action] ? actions[action]() : false;
   };
 
   document.addEventListener("keydown", (event) => {
+    if (remapping && event.key !== "Shift") { event.preventDefault(); return remapTo(letter(event)); }
     if (event.isComposing || find("#judge_keys").open) return;
     const typing = event.target.closest("textarea, input[type=text], [contenteditable]");
-    if (event.key === "Escape") return closeAll();
+    if (event.key === "Escape") { if (typing) find("#comparison_title").focus({ preventScroll: true }); return closeAll(); }
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && typing) { event.preventDefault(); return confirm(); }
-    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (typing || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select")) return;
     if (event.key === "Enter" && (event.repeat || event.target.closest("a, button, summary, input[type=checkbox]"))) return;
     if (event.key.startsWith("Arrow") && event.target.matches("input[name=acceptability]")) return;
     if (event.key.length === 1 && !keysOn.checked) return;
@@ -195,11 +319,12 @@
 
   // --- start ---
 
-  shown();
-  saving.sendKept().then((sent) => {
-    if (!sent) return;
-    htmx.ajax("GET", location.pathname, { target: "#comparison", swap: "outerHTML" }).then(() => {
-      find("#judge_announcer").textContent = find("#judge_announcer").dataset.sent;
+  const start = () => {
+    shown();
+    saving.sendKept().then((sent) => {
+      if (!sent) return;
+      htmx.ajax("GET", location.pathname, { target: "#comparison", swap: "outerHTML" }).then(() => tell(find("#judge_announcer").dataset.sent));
     });
-  });
+  };
+  start();
 })();

@@ -5,6 +5,7 @@
   const DAYS_KEPT = 14;
   const WAITS = [1, 2, 4, 8, 15];
   const SLOW_AFTER = 600;
+  const OURS = ["csrfmiddlewaretoken", "assignment", "fencing_token", "key", "active_ms"]; // what a person does not say
   const saving = (window.judgeSaving = {});
   let retries = 0;
   let timer = 0;
@@ -30,21 +31,19 @@
 
   saving.keepDraft = (activeMs) => {
     if (!form()) return;
-    const said = new FormData(form());
-    keep(storeName("draft", section().dataset.assignment), {
-      strength: said.get("strength"), acceptability: said.get("acceptability"),
-      flags: said.getAll("flags"), comment: said.get("comment"), activeMs,
-    });
+    const said = [...new FormData(form())].filter(([name]) => !OURS.includes(name));
+    keep(storeName("draft", section().dataset.assignment), { said, activeMs });
   };
 
   // Fill the form with what was typed here before; returns the active time already spent on it.
   saving.restoreDraft = () => {
     const draft = form() && kept(storeName("draft", section().dataset.assignment));
-    if (!draft) return 0;
+    if (!draft || !draft.said) return 0;
     for (const input of form().elements) {
-      if (input.name === "comment") input.value = draft.comment || "";
-      if (input.name === "flags") input.checked = draft.flags.includes(input.value);
-      if (input.name === "strength" || input.name === "acceptability") input.checked = draft[input.name] === input.value;
+      if (!input.name || OURS.includes(input.name) || input.type === "submit") continue;
+      const values = draft.said.filter(([name]) => name === input.name).map(([, value]) => value);
+      if (input.type === "radio" || input.type === "checkbox") input.checked = values.includes(input.value);
+      else input.value = values[0] || "";
     }
     return draft.activeMs || 0;
   };
@@ -72,7 +71,7 @@
     const again = line.querySelector("[data-try-now]");
     again.hidden = state === "sending" || state === "lost";
     // While an answer is under way it must stay the answer that was sent under this key.
-    document.querySelector("[data-answer]").inert = ["sending", "failed", "signedOut"].includes(state);
+    for (const part of document.querySelectorAll("[data-answer]")) part.inert = ["sending", "failed", "signedOut"].includes(state);
   };
   saving.say = say;
   saving.busy = () => {

@@ -31,6 +31,7 @@ NO_PAGE = {
     "judge_skip": "takes POST only",
     "judge_undo": "takes POST only",
     "judge_renew": "takes POST only",
+    "judge_text": "JSON for the judging page",
     "import_cancel": "takes POST only",
     "import_status": "a part of import_detail",
     "export_preferences": "a download",
@@ -112,6 +113,13 @@ def in_project(done: Seeded) -> list[Page]:
         Page("judge.skip", reverse("judge", args=slug), "mei", lambda page: page.keyboard.press("s")),
         Page("judge.guidelines", reverse("judge", args=slug), "mei", lambda page: page.keyboard.press("h")),
         Page("judge.keys", reverse("judge", args=slug), "mei", lambda page: page.keyboard.press("?")),
+        Page("judge.edit", reverse("judge", args=slug), "mei", improve),
+        Page("judge.ranking", reverse("judge", args=["code-ranking"]), "mei", rank_some),
+        Page("judge.ranking_formatted", reverse("judge", args=["code-ranking"]), "mei", show_formatted),
+        Page("judge.rating", reverse("judge", args=["code-rating"]), "mei", rate_some),
+        Page("judge.rating_differences", reverse("judge", args=["code-rating"]), "mei", show_differences),
+        Page("judge.demonstration", reverse("judge", args=["code-demonstration"]), "mei"),
+        Page("progress.ranking", reverse("progress", args=["code-ranking"]), "mei"),
         Page("judge.empty", reverse("judge", args=["translations"])),
         Page("progress", reverse("progress", args=slug), "mei"),
         Page("progress.empty", reverse("progress", args=["translations"])),
@@ -217,6 +225,36 @@ def refused_password(page: BrowserPage) -> None:
 def submit_without_file(page: BrowserPage) -> None:
     page.locator("main form").first.evaluate("form => { form.noValidate = true; form.requestSubmit(); }")
     page.locator(".errors").first.wait_for()
+
+
+def improve(page: BrowserPage) -> None:
+    page.keyboard.press("e")
+    page.locator("[data-edit] textarea").wait_for()
+
+
+def rank_some(page: BrowserPage) -> None:
+    for key in ("2", "=", "1", "4"):
+        page.keyboard.press(key)
+
+
+def rate_some(page: BrowserPage) -> None:
+    for key in "45":
+        page.keyboard.press(key)
+
+
+def show_formatted(page: BrowserPage) -> None:
+    look(page, "m")
+
+
+def show_differences(page: BrowserPage) -> None:
+    look(page, "d")
+
+
+def look(page: BrowserPage, letter: str) -> None:
+    """In this view alone: the next page by the same visitor starts plain."""
+    page.keyboard.press(letter)
+    page.locator(f"[data-view={letter}][aria-pressed=true]").wait_for()
+    page.context.clear_cookies(name="judge_view")
 
 
 def open_account_menu(page: BrowserPage) -> None:

@@ -24,6 +24,7 @@ from feedback.models import (
     User,
 )
 from tests import factories
+from tests.browser import seed_kinds
 from tests.browser.seed_runs import answer, make_run
 from training import registry, review, snapshots, starter
 from training.models import ModelVersion, Review, ReviewItem, Run, Snapshot
@@ -71,6 +72,8 @@ class Seeded:
     reviews: dict[str, Review] = field(default_factory=dict)
     imports: dict[str, DataImport] = field(default_factory=dict)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    kinds: dict[str, Project] = field(default_factory=dict)
+    """Projects whose comparisons are no pairs, by kind."""
     invitation: str = ""
     """The secrets of unused links."""
     sign_in_link: str = ""
@@ -89,6 +92,7 @@ def fill(seed: int = 0) -> Seeded:
     second_round(done, draw, prompts)
     files(done)
     links(done)
+    done.kinds = seed_kinds.projects(done.people["ana"], done.people["mei"])
     return done
 
 

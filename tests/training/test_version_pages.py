@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from feedback.models import AuditEntry, Completion
+from feedback.word_diff import word_diff
 from tests import factories
 from training import registry
 from training.models import ModelVersion, Promotion, Review, ReviewItem, Run, RunInput
-from training.word_diff import word_diff
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from feedback.access import at_least, get_in_project, get_project
 from feedback.models import Completion, Project, Prompt, Role
+from feedback.word_diff import Part, word_diff
 from rlhf_app.http import Request, whole_number
 from training import headlines, registry
 from training.core.configs import ConfigError
@@ -25,7 +26,6 @@ from training.models import ModelVersion, Promotion, Review, ReviewItem, Run, Sn
 from training.review import write_missing
 from training.snapshots import NothingToFreeze
 from training.views.runs import LARGEST_READ, judges_of
-from training.word_diff import Part, word_diff
 
 PAGE = 25
 

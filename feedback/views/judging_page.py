@@ -1,0 +1,267 @@
+"""What the judging page shows of a comparison, and how its form is filled. Blind, as judging.py says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
+
+from django.http import HttpRequest, QueryDict
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from feedback.forms import LETTERS, RATINGS, Flag, JudgementForm, SkipReason, Strength
+from feedback.markdown import LONGEST_TEXT, completion_html
+from feedback.models import Assignment, Candidate, ComparisonKind, Preference, Project
+from feedback.recording import as_shown
+from feedback.visible import Piece, pieces
+from feedback.word_diff import Part, word_diff
+
+WHO = {
+    "system": gettext_lazy("System"),
+    "user": gettext_lazy("User"),
+    "assistant": gettext_lazy("Assistant"),
+}
+SHORT_STEPS = ("A++", "A+", "A", "=", "B", "B+", "B++")
+FLOOR_KEYS = {"both": "G", "one": "O", "neither": "N"}
+FLOOR_WORDS = {
+    "both": (gettext_lazy("Both"), gettext_lazy("Both")),
+    "one": (gettext_lazy("Only the better"), gettext_lazy("One")),
+    "neither": (gettext_lazy("Neither"), gettext_lazy("Neither")),
+}
+"""In full, and where there is little room."""
+FLOOR_WORDS_OF_SEVERAL = {
+    "both": (gettext_lazy("All"), gettext_lazy("All")),
+    "one": (gettext_lazy("Only the best"), gettext_lazy("Best")),
+    "neither": (gettext_lazy("None"), gettext_lazy("None")),
+}
+FOLD_OVER = 1_800
+"""Characters of a completion that are shown before it is folded."""
+FOLD_LINES = 30
+VIEW_COOKIE = "judge_view"
+QUESTIONS = {
+    ComparisonKind.RANKING: gettext_lazy("Which completion is best, which is worst?"),
+    ComparisonKind.RATING: gettext_lazy("How good is each completion?"),
+    ComparisonKind.DEMONSTRATION: gettext_lazy("What would a very good completion be?"),
+}
+"""Asked of kinds other than pairs unless the project has a question of its own."""
+ACTIONS = [
+    ("both", "g", gettext_lazy("Good enough: both, or all; again to clear")),
+    ("one", "o", gettext_lazy("Good enough: only the better one; again to clear")),
+    ("neither", "n", gettext_lazy("Good enough: neither, or none; again to clear")),
+    ("tie", "=", gettext_lazy("Ranking: the next number ties with the last")),
+    ("edit", "e", gettext_lazy("Improve the one you prefer, or write")),
+    ("comment", "c", gettext_lazy("Comment and flags")),
+    ("skip", "s", gettext_lazy("Skip, then the number of the reason")),
+    ("undo", "u", gettext_lazy("Take the last one back; again for the one before")),
+    ("formatted", "m", gettext_lazy("Texts with their formatting, or as they are")),
+    ("differences", "d", gettext_lazy("Mark the differences")),
+    ("unfold", "x", gettext_lazy("Long texts whole, or folded")),
+    ("guidelines", "h", gettext_lazy("Guidelines beside the work")),
+]
+"""What a person can put on other keys; the keys are kept in their browser."""
+FILLED_FIELDS = ("strength", "acceptability", "comment", "written", "corrects")
+
+
+class View(NamedTuple):
+    """How this person likes to see texts: kept in a cookie, so that every answer already comes that way."""
+
+    formatted: bool = False
+    differences: bool = False
+
+
+def view_of(request: HttpRequest) -> View:
+    """Of the cookie's letters: m for Markdown, d for differences."""
+    letters = request.COOKIES.get(VIEW_COOKIE, "")
+    return View("m" in letters, "d" in letters)
+
+
+class Chunk(NamedTuple):
+    """A run of a text; `own` when the text it is compared with has it not."""
+
+    text: list[Piece]
+    own: bool
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as it is shown: in chunks, or as HTML that has been made safe."""
+
+    chunks: list[Chunk]
+    html: SafeString | None = None
+
+
+@dataclass(frozen=True)
+class Side:
+    """One completion as shown."""
+
+    place: int
+    letter: str
+    shown: Text
+    words: int
+    folded: bool
+    ranks: list[dict[str, Any]] = field(default_factory=list)
+    criteria: list[dict[str, Any]] = field(default_factory=list)
+
+
+def plain(text: str, view: View) -> Text:
+    if view.formatted and len(text) <= LONGEST_TEXT:
+        return Text([], completion_html(text))
+    return Text([Chunk(pieces(text), False)])
+
+
+def parts(found: list[Part]) -> Text:
+    return Text([Chunk(pieces(part.text), not part.kept) for part in found])
+
+
+def page_of(assignment: Assignment, filled: dict[str, Any], view: View) -> dict[str, Any]:
+    """The context of the comparison's templates."""
+    kind = assignment.comparison.kind
+    several = kind == ComparisonKind.RANKING
+    floors = floors_of(filled.get("acceptability", ""), FLOOR_WORDS_OF_SEVERAL if several else FLOOR_WORDS)
+    question = assignment.comparison.project.question
+    own = question != Project._meta.get_field("question").default
+    return {
+        "kind": kind,
+        "question": question if own else QUESTIONS.get(ComparisonKind(kind), question),
+        "kind_template": f"feedback/_judge_{kind}.html",
+        "turns": turns_of(assignment, view),
+        "sides": sides_of(assignment, filled, view),
+        "view": view,
+        "steps": steps_of(filled.get("strength", "")),
+        "floors": floors if kind in (ComparisonKind.PAIRWISE, ComparisonKind.RANKING) else [],
+        "flags": [(value, label, value in filled.get("flags", [])) for value, label in Flag.choices],
+        "skip_reasons": [(n, value, label) for n, (value, label) in enumerate(SkipReason.choices, 1)],
+        "comment": filled.get("comment", ""),
+        "written": filled.get("written", ""),
+        "corrects": filled.get("corrects", ""),
+        "choose_first": choose_first(kind, len(assignment.shown_order)),
+    }
+
+
+def choose_first(kind: str, count: int) -> str:
+    """What to do before confirming."""
+    if kind == ComparisonKind.PAIRWISE:
+        return _("Choose one of the seven steps first: keys 1 to 7.")
+    if kind == ComparisonKind.RANKING:
+        return _("Rank all %d first: press their numbers, the best one first.") % count
+    if kind == ComparisonKind.RATING:
+        return _("Rate every completion by every criterion first: keys 1 to 5.")
+    return _("Write the completion first.")
+
+
+def turns_of(assignment: Assignment, view: View) -> list[tuple[str, str, Text]]:
+    """(role, who is speaking, text) of each turn of the prompt."""
+    turns = assignment.comparison.prompt.messages
+    return [(turn["role"], str(WHO[turn["role"]]), plain(turn["content"], view)) for turn in turns]
+
+
+def texts_of(assignment: Assignment) -> list[str]:
+    """The completions in the order drawn for this annotator."""
+    if not assignment.shown_order:
+        return []
+    rows = Candidate.objects.filter(comparison=assignment.comparison_id)
+    texts = dict(rows.values_list("position", "completion__text"))
+    return [texts[position] for position in assignment.shown_order]
+
+
+def sides_of(assignment: Assignment, filled: dict[str, Any], view: View) -> list[Side]:
+    texts = texts_of(assignment)
+    shown = compared(texts) if view.differences and len(texts) > 1 else [plain(text, view) for text in texts]
+    kind = assignment.comparison.kind
+    criteria = assignment.comparison.project.criteria if kind == ComparisonKind.RATING else []
+    return [
+        Side(
+            place,
+            LETTERS[place],
+            shown[place],
+            len(text.split()),
+            len(text) > FOLD_OVER or text.count("\n") > FOLD_LINES,
+            ranks_of(place, len(texts), filled) if kind == ComparisonKind.RANKING else [],
+            criteria_of(place, criteria, filled),
+        )
+        for place, text in enumerate(texts)
+    ]
+
+
+def compared(texts: list[str]) -> list[Text]:
+    """Each text with what it does not share with the first one; of two, both sides are marked."""
+    first = texts[0]
+    ours, theirs = word_diff(first, texts[1])
+    if len(texts) == 2:
+        return [parts(ours), parts(theirs)]
+    return [parts([Part(first, True)]), *(parts(word_diff(first, text)[1]) for text in texts[1:])]
+
+
+def ranks_of(place: int, count: int, filled: dict[str, Any]) -> list[dict[str, Any]]:
+    own = str(filled.get(f"rank_{place}", ""))
+    return [{"value": rank, "selected": own == str(rank)} for rank in range(1, count + 1)]
+
+
+def criteria_of(place: int, criteria: list[str], filled: dict[str, Any]) -> list[dict[str, Any]]:
+    found = []
+    for n, name in enumerate(criteria):
+        own = str(filled.get(f"rating_{place}_{n}", ""))
+        scale = [{"value": step, "checked": own == str(step)} for step in RATINGS]
+        found.append({"name": name, "field": f"rating_{place}_{n}", "scale": scale})
+    return found
+
+
+def steps_of(chosen: object) -> list[dict[str, Any]]:
+    """The seven radio buttons."""
+    return [
+        {
+            "value": value,
+            "key": value + 4,
+            "label": label,
+            "short": short,
+            "checked": str(value) == str(chosen),
+        }
+        for (value, label), short in zip(Strength.choices, SHORT_STEPS, strict=True)
+    ]
+
+
+def floors_of(chosen: object, words: dict[str, Any]) -> list[dict[str, Any]]:
+    """The three radio buttons of "good enough?"."""
+    return [
+        {"value": value, "key": FLOOR_KEYS[value], "label": label, "brief": brief, "checked": value == chosen}
+        for value, (label, brief) in words.items()
+    ]
+
+
+# --- what fills the form ----------------------------------------------------------------------------
+
+
+def answer_in(form: JudgementForm) -> dict[str, Any]:
+    """What a refused form said, so that nothing typed is lost."""
+    said = {name: form.data.get(name, "") for name in [*FILLED_FIELDS, *form.fields]}
+    return said | {"flags": cast(QueryDict, form.data).getlist("flags")}
+
+
+def answer_before(assignment: Assignment) -> dict[str, Any]:
+    """What this annotator said before taking it back; empty at the first showing."""
+    before = None
+    if assignment.fencing_token > 1:
+        before = assignment.preferences.filter(withdrawn=False).order_by("-pk").first()
+    return answer_of(before, assignment.comparison.project.criteria) if before else {}
+
+
+def answer_of(preference: Preference, criteria: list[str]) -> dict[str, Any]:
+    """A recorded judgement as the fields of its form."""
+    said = as_shown(preference.shown_order, preference.answer())
+    order = preference.shown_order
+    filled: dict[str, Any] = {
+        "strength": "" if said.strength is None else said.strength,
+        "acceptability": preference.acceptability,
+        "flags": preference.flags,
+        "comment": preference.comment,
+        "written": preference.written.text if preference.written else "",
+    }
+    for rank, group in enumerate(said.ranking, 1):
+        filled |= {f"rank_{place}": rank for place in group}
+    for place, given in enumerate(said.ratings):
+        filled |= {f"rating_{place}_{n}": given[name] for n, name in enumerate(criteria) if name in given}
+    if preference.corrects_id:
+        row = Candidate.objects.get(comparison=preference.comparison_id, completion=preference.corrects_id)
+        filled["corrects"] = order.index(row.position)
+    return filled
