@@ -151,14 +151,16 @@ def run(task: Task) -> Found:
     return Found(metrics, (chosen - rejected).tolist())
 
 
-def first_weights(folder: Path, seed: int) -> None:
+def first_weights(
+    folder: Path, seed: int, *, prompts: Sequence[str] = PROMPTS, words: Sequence[str] = WORDS
+) -> None:
     """A GPT-2 of 60,000 random weights that knows the words and nothing of them."""
     import torch
     from tokenizers import Tokenizer, pre_tokenizers
     from tokenizers.models import WordLevel
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-    names = ["<pad>", "<end>", *PROMPTS, *WORDS]
+    names = ["<pad>", "<end>", *prompts, *words]
     tokenizer = Tokenizer(WordLevel({name: place for place, name in enumerate(names)}))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     chat = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>")

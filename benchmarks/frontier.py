@@ -1,0 +1,445 @@
+"""`./run frontier`: what a learned reward promises and what the policy truly gains, against its distance.
+
+    ./run frontier [--seeds 5] [--jobs 2] [--plot FILE.svg]
+
+A policy writes texts of at most 12 words. Gold is a taste that the trainer never sees: what each word is
+worth to the prompt, less a fine for a word twice in a row, which the reference hardly ever writes. The
+reward model (the proxy) learns from judgements of the reference's texts, one in ten of them turned round, so
+it cannot know of the fine. PPO, REINFORCE (leave-one-out), TRPO and best-of-n then walk away from the
+reference. Proxy and gold are counted in deviations of the reference's texts, against the root of
+KL(policy || reference). Source: Gao, Schulman and Hilton 2023, "Scaling Laws for Reward Model
+Overoptimization".
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+import math
+import random
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import plots
+from benchmarks.installation import measured
+
+WORDS = ["ant", "bee", "cow", "dog", "elk", "fox", "gnu", "hen", "ibex", "jay"]
+ASKED = ["red", "green", "blue", "grey"]
+LONGEST, TWICE, FLIPPED = 12, -1.5, 0.1
+PAIRS = (1000, 8000)
+"""Judgements that the proxy learns from."""
+TEXTS = 1024
+"""Completions, a quarter to each prompt, that a policy is judged by."""
+BEST_OF = (1, 2, 4, 8, 16, 32, 64)
+EQUAL_KL = (0.5, 1.0, 2.0, 4.0)
+"""Nats at which the paths are compared: never at equal steps."""
+SHARED: dict[str, Any] = {
+    "max_new_tokens": LONGEST, "missing_eos_penalty": 0.0, "kl_coefficient": 0.05, "kl_limit": 50.0,
+    "sample_every": 100_000,
+}  # fmt: skip
+PATHS: dict[str, tuple[str, dict[str, Any]]] = {
+    "trpo": (
+        "trpo",
+        {
+            "steps": 36, "rollout_prompts": 256, "step_kl": 0.02, "cg_damping": 0.01, "cg_iterations": 8,
+            "learning_rate": 1e-2, "checkpoint_every": 3,
+        },
+    ),
+    "reinforce": (
+        "reinforce",
+        {
+            "steps": 120, "rollout_prompts": 32, "completions_per_prompt": 4, "learning_rate": 1e-3,
+            "checkpoint_every": 6,
+        },
+    ),
+    "ppo": ("ppo", {"steps": 24, "rollout_prompts": 256, "learning_rate": 2e-3, "checkpoint_every": 2}),
+}  # fmt: skip
+NAMES = {"ppo": "PPO", "reinforce": "REINFORCE", "trpo": "TRPO", "best_of": "best of n"}
+
+
+class Point(NamedTuple):
+    """A policy: its distance in nats, and its texts' means in deviations of the reference's texts."""
+
+    kl: float
+    proxy: float
+    gold: float
+
+
+# --- the taste and the world that it judges -----------------------------------------------------------
+
+
+def gold(prompt: str, words: Sequence[str]) -> float:
+    """A word between -1 and 1; what is no word of a text (a prompt's) as bad as the worst."""
+    place = ASKED.index(prompt)
+    worth = {
+        word: math.cos(2 * math.pi * (number * (place + 1) + 3 * place) / 13)
+        for number, word in enumerate(WORDS)
+    }
+    twice = sum(one == following for one, following in itertools.pairwise(words))
+    return sum(worth.get(word, -1.0) for word in words) + TWICE * twice
+
+
+def written(random_: random.Random) -> Iterator[tuple[str, list[str]]]:
+    """Texts as the reference learns them: chance decides, but one word in two hundred follows itself."""
+    after = {
+        (prompt, word): [random_.lognormvariate(0.0, 0.5) for _ in WORDS]
+        for prompt in ASKED
+        for word in ["", *WORDS]
+    }
+    for (_prompt, word), weights in after.items():
+        if word:
+            weights[WORDS.index(word)] = 0.005 * sum(weights)
+    while True:
+        prompt, words = random_.choice(ASKED), [""]
+        while len(words) <= LONGEST and (len(words) < 3 or random_.random() > 0.12):
+            words.append(random_.choices(WORDS, after[prompt, words[-1]])[0])
+        yield prompt, words[1:]
+
+
+def build(folder: Path) -> None:
+    """reference/ (a GPT-2 of 60,000 weights, pre-trained on what is written) and prompts.jsonl."""
+    import torch
+
+    from benchmarks.reward_model import first_weights
+    from training.core import batches, models
+
+    first_weights(folder / "random", 0, prompts=ASKED, words=WORDS)
+    policy = models.Policy(folder / "random")
+    optimizer = torch.optim.Adam(policy.model.parameters(), lr=3e-3)
+    texts = written(random.Random(0))
+    for _step in range(300):
+        rows = [policy_ids(policy, *text) for text in itertools.islice(texts, 128)]
+        optimizer.zero_grad()
+        batch = batches.rows(*zip(*rows, strict=True), policy.chat.pad_id)
+        (-policy.logprobs(batch).mean()).backward()
+        optimizer.step()
+    (folder / "reference").mkdir()
+    policy.save(folder / "reference")
+    rows_ = [{"prompt": question(prompt), "prompt_id": place} for place, prompt in enumerate(ASKED)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_), encoding="utf-8")
+
+
+def question(prompt: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}]
+
+
+def policy_ids(policy: Any, prompt: str, words: Sequence[str]) -> tuple[list[int], list[int]]:
+    """A text of full length was cut off: it has no end."""
+    ids = policy.chat.completion_ids(" ".join(words))
+    return policy.chat.prompt_ids(question(prompt)), ids[:LONGEST]
+
+
+# --- texts of a policy, and what they are worth ---------------------------------------------------------
+
+
+class Texts(NamedTuple):
+    prompts: list[Any]  # types.Prompt
+    completions: list[Any]  # types.Completion
+    gold: list[float]
+
+
+def texts(policy: Any, count: int, seed: int) -> Texts:
+    import torch
+
+    from training.core import sampling
+    from training.core.types import Completion, Prompt
+
+    prompts = [
+        Prompt(question(asked), policy.chat.prompt_ids(question(asked)), ASKED.index(asked))
+        for asked in ASKED
+        for _ in range(count // len(ASKED))
+    ]
+    found = sampling.decode(
+        policy, [prompt.ids for prompt in prompts], max_new_tokens=LONGEST, temperature=1.0,
+        generator=torch.Generator().manual_seed(seed), rows_at_once=count, safe_point=lambda: None,
+    )  # fmt: skip
+    completions = [
+        Completion(ids, policy.chat.text(ids), ended)
+        for ids, ended in zip(found.ids, found.finished, strict=True)
+    ]
+    worth = [
+        gold(prompt.messages[0]["content"], row.text.split())
+        for prompt, row in zip(prompts, completions, strict=True)
+    ]
+    return Texts(prompts, completions, worth)
+
+
+class Scale(NamedTuple):
+    """The reference's texts: prompt by prompt, so that only what a policy can change is counted."""
+
+    proxy: tuple[float, float]  # mean and deviation
+    gold: tuple[float, float]
+
+
+def scale(proxy: Sequence[float], true: Sequence[float]) -> Scale:
+    return Scale(
+        *((statistics.mean(values), statistics.stdev(values)) for values in (proxy, true))  # type: ignore[arg-type]
+    )
+
+
+def point(policy: Any, reference: Any, score: Any, reference_scale: Scale, seed: int) -> Point:
+    """By texts that this policy writes: KL is the mean log-ratio of them."""
+    import torch
+
+    from training.core import batches
+
+    found = texts(policy, TEXTS, seed)
+    rows = batches.rows(
+        [prompt.ids for prompt in found.prompts],
+        [row.ids for row in found.completions],
+        policy.chat.pad_id,
+    )
+    with torch.no_grad():
+        kl = float((policy.logprobs(rows) - reference.logprobs(rows)).sum()) / TEXTS
+    (proxy_mean, proxy_unit), (gold_mean, gold_unit) = reference_scale
+    return Point(
+        kl,
+        (statistics.mean(score(found.prompts, found.completions)) - proxy_mean) / proxy_unit,
+        (statistics.mean(found.gold) - gold_mean) / gold_unit,
+    )
+
+
+def best_of(proxy: Sequence[float], true: Sequence[float], units: Scale) -> list[Point]:
+    """Of n texts the one with the highest proxy: unbiased, from the ranks of all texts of a prompt.
+
+    The i-th lowest of M is the best of n drawn without replacement in C(i - 1, n - 1) of C(M, n) draws.
+    Its KL is log n - (n - 1) / n (exact where no two texts have one proxy score, a bound elsewhere).
+    """
+    share = len(proxy) // len(ASKED)
+    points = []
+    for n in BEST_OF:
+        chance = [math.comb(place, n - 1) / math.comb(share, n) for place in range(share)]
+        means = []
+        for start in range(0, len(proxy), share):
+            ranked = sorted(zip(proxy[start : start + share], true[start : start + share], strict=True))
+            means.append(
+                [sum(c * row[part] for c, row in zip(chance, ranked, strict=True)) for part in (0, 1)]
+            )
+        won = [statistics.mean(column) for column in zip(*means, strict=True)]
+        points.append(
+            Point(
+                math.log(n) - (n - 1) / n,
+                (won[0] - units.proxy[0]) / units.proxy[1],
+                (won[1] - units.gold[0]) / units.gold[1],
+            )
+        )
+    return points
+
+
+# --- one proxy and its four paths -----------------------------------------------------------------------
+
+
+def judged(reference: Any, pairs: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Rows of a snapshot: two of the reference's texts, judged with logistic noise, some turned round."""
+    random_ = random.Random(seed)
+    held_out = max(50, pairs // 10)
+    found = texts(reference, 2 * len(ASKED) * math.ceil((pairs + held_out) / len(ASKED)), 1000 + seed)
+    places = [(start, start + 1) for start in range(0, len(found.gold), 2)]
+    random_.shuffle(places)
+    for number, (left, right) in enumerate(places[: pairs + held_out]):
+        difference = found.gold[left] - found.gold[right]
+        wins = random_.random() < 1 / (1 + math.exp(-difference))
+        if random_.random() < FLIPPED:
+            wins = not wins
+        chosen, rejected = (left, right) if wins else (right, left)
+        yield {
+            "prompt": found.prompts[left].messages,
+            "chosen": found.completions[chosen].text,
+            "rejected": found.completions[rejected].text,
+            "margin": 0.0, "tie": False, "annotator": 0,
+            "split": "train" if number < pairs else "held_out",
+        }  # fmt: skip
+
+
+def walk(task: tuple[Path, int, int]) -> dict[str, list[Point]]:
+    """Learn a proxy from so many judgements, then leave the reference on every path."""
+    import torch
+
+    from training.core import configs, models, ppo, reinforce, reward_model, rewards, state, trpo
+    from training.core.types import Checkpoint, Job
+
+    folder, pairs, seed = task
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    trainers = {"ppo": ppo.train, "reinforce": reinforce.train, "trpo": trpo.train}
+
+    def job(kind: str, settings: dict[str, Any], inputs: dict[str, Path], output: Path) -> Job:
+        output.mkdir()
+        return Job(configs.parse(kind, settings), seed, inputs, output, None, lambda: None, lambda: False)
+
+    reference = models.Policy(folder / "reference")
+    with tempfile.TemporaryDirectory() as place:
+        here = Path(place)
+        rows = "".join(json.dumps(row) + "\n" for row in judged(reference, pairs, seed))
+        (here / "snapshot.jsonl").write_text(rows, encoding="utf-8")
+        inputs = {"policy": folder / "reference", "snapshot": here / "snapshot.jsonl"}
+        settings: dict[str, Any] = {"epochs": 4, "learning_rate": 1e-3}
+        for _event in reward_model.train(job("reward_model", settings, inputs, here / "proxy")):
+            pass
+        score = rewards.RewardModelScore(models.RewardModel(here / "proxy"), reference.chat)
+        own = texts(reference, 4 * TEXTS, seed)
+        proxy = [float(value or 0.0) for value in score(own.prompts, own.completions)]
+        units = scale(proxy, own.gold)
+        found = {"best_of": best_of(proxy, own.gold, units)}
+        inputs = {
+            "policy": folder / "reference", "reference": folder / "reference",
+            "reward_model": here / "proxy", "prompts": folder / "prompts.jsonl",
+        }  # fmt: skip
+        for name, (kind, told) in PATHS.items():
+            policy = copy.deepcopy(reference)
+            found[name] = [Point(0.0, 0.0, 0.0)]
+            for event in trainers[kind](job(kind, {**SHARED, **told}, inputs, here / name)):
+                if isinstance(event, Checkpoint):
+                    held = state.part(event.saved.tensors, "policy.", policy.device)
+                    weights = {key.removeprefix("policy."): value for key, value in held.items()}
+                    policy.model.load_state_dict(weights, strict=False)
+                    found[name].append(point(policy, reference, score, units, event.saved.step))
+            last = models.Policy(here / name)
+            found[name].append(point(last, reference, score, units, told["steps"]))
+    return found
+
+
+# --- figures --------------------------------------------------------------------------------------------
+
+
+def at(path: Sequence[Point], kl: float) -> Point | None:
+    """Between the first two neighbours that have this distance between them, in the root of KL."""
+    for before, after in itertools.pairwise(path):
+        if before.kl <= kl <= after.kl:
+            low, high = (math.sqrt(max(0.0, one.kl)) for one in (before, after))
+            part = (math.sqrt(kl) - low) / (high - low) if high > low else 0.0
+            return Point(
+                kl,
+                before.proxy + part * (after.proxy - before.proxy),
+                before.gold + part * (after.gold - before.gold),
+            )
+    return None
+
+
+class Mean(NamedTuple):
+    mean: float
+    low: float
+    high: float
+
+
+def mean(values: Sequence[float]) -> Mean:
+    """With a 95 % bootstrap interval over the seeds (percentiles of 2,000 draws)."""
+    random_ = random.Random(0)
+    drawn = sorted(statistics.mean(random_.choices(values, k=len(values))) for _ in range(2000))
+    return Mean(statistics.mean(values), drawn[50], drawn[1949])
+
+
+def curve(paths: Sequence[Sequence[Point]], roots: Sequence[float], part: str) -> list[tuple[float, Mean]]:
+    """Mean over the seeds at each distance that all of them reached."""
+    found = []
+    for root in roots:
+        here = [at(path, root * root) for path in paths]
+        known = [getattr(one, part) for one in here if one is not None]
+        if len(known) == len(paths):
+            found.append((root, mean(known)))
+    return found
+
+
+def summary(paths: Sequence[Sequence[Point]]) -> dict[str, Any]:
+    """Gold and proxy at equal distances, the peak of mean gold, and what is left of it at the end."""
+    roots = [place / 20 for place in range(1, 100)]
+    golds, proxies = curve(paths, roots, "gold"), curve(paths, roots, "proxy")
+    peak = max(golds, key=lambda found: found[1].mean)
+    return {
+        "at_kl": {
+            str(kl): {part: [round(v, 3) for v in found[0][1]] for part in ("proxy", "gold")
+                      if (found := curve(paths, [kl**0.5], part))}
+            for kl in EQUAL_KL
+        },
+        "gold_peak": {"kl": round(peak[0] ** 2, 2), "gold": round(peak[1].mean, 3)},
+        "end": {
+            "kl": round(golds[-1][0] ** 2, 2), "gold": round(golds[-1][1].mean, 3),
+            "proxy": round(proxies[-1][1].mean, 3),
+        },
+    }  # fmt: skip
+
+
+def drawn(found: dict[int, dict[str, list[list[Point]]]]) -> str:
+    roots = [place / 20 for place in range(1, 100)]
+    panels = []
+    for pairs, by_path in found.items():
+        lines = [
+            plots.Line(NAMES[name], part == "proxy", [(x, *y) for x, y in curve(by_path[name], roots, part)])
+            for name in NAMES
+            for part in ("gold", "proxy")
+        ]
+        panels.append(plots.Panel(f"Reward model of {pairs:,} judgements, one in ten turned round", lines))
+    return plots.svg(
+        panels,
+        across="root of KL(policy || reference), nats",
+        up="gain over the reference, deviations",
+        notes="solid: gold reward, dashed: proxy reward; bands: 95 % of the mean over the seeds",
+    )
+
+
+def measure(figures: dict[str, Any], options: argparse.Namespace) -> bool:
+    import torch
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        build(folder)
+        tasks = [(folder, pairs, seed) for seed in range(options.seeds) for pairs in PAIRS]
+        found: dict[int, dict[str, list[list[Point]]]] = {
+            pairs: {name: [] for name in NAMES} for pairs in PAIRS
+        }
+        with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+            for task, paths in zip(tasks, pool.map(walk, tasks), strict=True):
+                for name, path in paths.items():
+                    found[task[1]][name].append(path)
+                ends = ", ".join(
+                    f"{name} KL {path[-1].kl:.1f} gold {path[-1].gold:+.2f}" for name, path in paths.items()
+                )
+                print(f"  {task[1]} judgements, seed {task[2]}: {ends}", flush=True)
+    for pairs, by_path in found.items():
+        figures[str(pairs)] = {name: summary(paths) for name, paths in by_path.items()}
+    options.plot.write_text(drawn(found), encoding="utf-8")
+    figures["plot"] = str(options.plot)
+    return expected(figures)
+
+
+def expected(figures: dict[str, Any]) -> bool:
+    """Said before the first run: every path raises the proxy; gold peaks and falls for the small proxy; more
+    judgements raise the peak."""
+    few, many = (figures[str(pairs)] for pairs in PAIRS)
+    trained = [name for name in NAMES if name != "best_of"]
+    figures["expected"] = {
+        "proxy_rises": all(group[name]["end"]["proxy"] > 0.5 for group in (few, many) for name in NAMES),
+        "gold_falls_after_its_peak": {
+            name: few[name]["end"]["gold"] < few[name]["gold_peak"]["gold"] for name in trained
+        },
+        "more_judgements_raise_the_peak": {
+            name: many[name]["gold_peak"]["gold"] > few[name]["gold_peak"]["gold"] for name in NAMES
+        },
+    }
+    told = figures["expected"]
+    return bool(
+        told["proxy_rises"]
+        and all(told["gold_falls_after_its_peak"].values())
+        and all(told["more_judgements_raise_the_peak"].values())
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="./run frontier", description=str(__doc__).split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=2, help="proxies at the same time, one thread each")
+    parser.add_argument("--plot", type=Path, default=Path("benchmarks/frontier.svg"))
+    options = parser.parse_args()
+    return measured("frontier", lambda figures: measure(figures, options))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
