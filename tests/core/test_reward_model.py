@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,54 @@ def test_the_human_ceiling_stands_beside_the_accuracy(gpt2: Path, tmp_path: Path
     unknown = [{**row, "agreement": None} for row in rows]
     alone = run(tmp_path / "alone", gpt2, unknown, epochs=1)
     assert not any("held_out/human_agreement" in row for row in drive.metrics(alone).values())
+
+
+def test_accuracy_by_annotator_and_strength_is_that_of_plain_transformers(gpt2: Path, tmp_path: Path) -> None:
+    """Item 58. Annotator 1 says the opposite of what annotator 0 says, and is foreseen as badly."""
+    rows = tiny.preferences(60)
+    for place, row in enumerate(rows):
+        row["annotator"] = place // 6 % 2 if row["split"] == "held_out" else 0
+        row["margin"] = 1.0 + place // 6 % 3
+        if row["annotator"] == 1:
+            row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    rows[0]["tie"] = True  # undecided: it counts for nobody
+    made = run(tmp_path / "run", gpt2, rows, epochs=1)
+    unseen = [row for row in rows if row["split"] == "held_out" and not row["tie"]]
+    difference = plain_scores(made / "output", unseen, "chosen") - plain_scores(
+        made / "output", unseen, "rejected"
+    )
+
+    def share(name: str, value: float) -> tuple[float, int]:
+        of = [gap > 0 for gap, row in zip(difference.tolist(), unseen, strict=True) if row[name] == value]
+        return sum(of) / len(of), len(of)
+
+    last = drive.metrics(made)[max(drive.metrics(made))]
+    assert [share("annotator", number)[1] for number in (0, 1)] == [4, 5]
+    assert last["held_out/annotator_lowest"] == last["held_out/annotator_highest"] == share("annotator", 1)[0]
+    told = "\n".join(event["message"] for event in drive.events(made, "log"))
+    for number in (0, 1):
+        found, count = share("annotator", number)
+        assert re.search(rf"{number}: {found:.1%} \([\d.]+% to [\d.]+%, {count} pairs\)", told)
+    for strength, words in ((1.0, "slightly better"), (2.0, "better"), (3.0, "much better")):
+        found, count = share("margin", strength)
+        assert re.search(rf"[:;] {words}: {found:.1%} \([\d.]+% to [\d.]+%, {count} pairs\)", told)
+    assert told.index("by annotator number, the lowest first: 1:") < told.index("; 0: ")
+
+
+def test_pairs_without_annotator_or_strength_are_no_group() -> None:
+    pair = Pair([1], [2], [3], 0.0, False, 1.0)
+    figures, words = held_out.by_group([pair] * 6, torch.ones(6))
+    assert figures == {} and list(words) == []
+
+
+def test_of_many_annotators_the_lowest_are_told() -> None:
+    pairs = [Pair([1], [2], [3], 0.0, False, 1.0, number) for number in range(30) for _ in range(5)]
+    correct = torch.tensor([float(pair.annotator >= 3) for pair in pairs])
+    figures, words = held_out.by_group(pairs, correct)
+    assert figures == {"held_out/annotator_lowest": 0.0, "held_out/annotator_highest": 1.0}
+    (told,) = words
+    assert told.count("pairs)") == 20 and "0: 0.0% (0.0% to 43.4%, 5 pairs)" in told
+    assert "10 more are above these" in told
 
 
 def test_an_ensemble_is_the_single_model_and_others_of_other_seeds(gpt2: Path, tmp_path: Path) -> None:

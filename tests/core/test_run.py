@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -295,6 +297,30 @@ def test_real_errors_of_disk_and_memory_are_told_apart() -> None:
     found = [(trainer.failure(error) or {}).get("code") for error, _ in real_errors()]
     assert found == [code for _, code in real_errors()] and len(found) == 5
     assert trainer.failure(ValueError("ours")) is None
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_out_of_memory_says_which_settings_of_this_kind_to_change(
+    kind: str, inputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The allocator's own error, from the first model that is read."""
+    from training.core import models
+
+    monkeypatch.setattr(models, "load", lambda *_arguments, **_named: torch.empty(1 << 55))
+    outcome = failed(tiny.run_dir(tmp_path / "run", kind, SETTINGS[kind], inputs[kind]))
+    assert outcome["code"] == "out_of_memory"
+    settings = {field.name for field in dataclasses.fields(configs.KINDS[kind])}
+    named = set(re.findall(r"[a-z]+_[a-z_]+", outcome["hint"]))
+    assert named and named <= settings, outcome["hint"]
+    assert ("batch_size" if kind == "sample" else "microbatch_tokens") in named
+
+
+def test_out_of_memory_of_a_gpu_is_told_apart() -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
+    found = trainer.failure(error, "ppo")
+    assert found is not None and found["code"] == "out_of_memory"
+    assert found["message"] == "CUDA out of memory. Tried to allocate 2.00 GiB."
+    assert "microbatch_tokens (the result stays the same)" in found["hint"] and "lora_rank" in found["hint"]
 
 
 def test_a_fault_of_the_program_is_called_one(

@@ -9,6 +9,7 @@ Exit code 0: done or cancelled; 1: failed, and outcome.json says why; 2: no run 
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import errno
 import importlib
 import os
@@ -224,7 +225,25 @@ def seconds_left(times: list[tuple[int, float]], total_steps: int) -> float | No
 # --- how it ended -----------------------------------------------------------------------------------
 
 
-def failure(error: Exception) -> dict[str, str] | None:
+def kind_of(run_dir: Path) -> str:
+    """The kind that spec.json names; "" where it cannot be read."""
+    try:
+        return str(protocol.read_spec(run_dir).get("kind", ""))
+    except protocol.ProtocolError:
+        return ""
+
+
+def memory_hint(kind: str) -> str:
+    """Which settings of this kind need less memory when they are lower, the cheapest first."""
+    known = {field.name for field in dataclasses.fields(configs.KINDS.get(kind, configs.PPOConfig))}
+    without_loss = {"microbatch_tokens": "microbatch_tokens (the result stays the same)"}
+    names = ["microbatch_tokens", "batch_size", "max_length", "max_new_tokens"]
+    lower = " or ".join(without_loss.get(name, name) for name in names if name in known)
+    hint = f"Lower {lower}, or set precision to bfloat16"
+    return hint + (", or train adapters alone (lora_rank)." if "lora_rank" in known else ".")
+
+
+def failure(error: Exception, kind: str = "") -> dict[str, str] | None:
     """code, message and hint of an error that a person can mend; None for one that is ours."""
     if hasattr(error, "code") and hasattr(error, "hint"):
         return {"code": error.code, "message": error.message, "hint": error.hint}  # type: ignore[attr-defined]
@@ -245,10 +264,7 @@ def failure(error: Exception) -> dict[str, str] | None:
         return {"code": "cannot_compile", "message": text.splitlines()[0], "hint": hint}
     memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if memory or "not enough memory" in text or "can't allocate memory" in text:
-        hint = (
-            "Lower microbatch_tokens (the result stays the same), the batch, or max_length / max_new_tokens."
-        )
-        return {"code": "out_of_memory", "message": text.splitlines()[0], "hint": hint}
+        return {"code": "out_of_memory", "message": text.splitlines()[0], "hint": memory_hint(kind)}
     return None
 
 
@@ -278,7 +294,7 @@ def main(arguments: list[str]) -> int:
         traceback.print_exc()
         hint = "This is a fault of the program: the run's log file has the details."
         ours = {"code": "unexpected", "message": f"{type(error).__name__}: {error}", "hint": hint}
-        facts = failure(error) or ours
+        facts = failure(error, kind_of(run_dir)) or ours
         events.write("error", message=facts["message"])
         protocol.write_outcome(run_dir, "failed", **facts)
         return 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +12,13 @@ from torch import Tensor
 from training.core import batches
 from training.core.judgement import Judgement
 from training.core.models import RewardModel
-from training.core.types import Job, Pair
+from training.core.types import UNKNOWN, Job, Pair
+
+FEWEST = 5
+"""Decided held-out pairs of an annotator below which his accuracy is no figure of the run."""
+SHOWN = 20
+"""Groups that are told of, the least accurate first."""
+STRENGTHS = {1.0: "slightly better", 2.0: "better", 3.0: "much better"}
 
 
 @torch.no_grad()
@@ -52,6 +59,60 @@ def human_agreement(pairs: Sequence[Pair]) -> float | None:
     """How often another person's judgement is that of the pair: the accuracy of people, None if unknown."""
     known = [pair.agreement for pair in pairs if pair.agreement is not None and not pair.tie]
     return sum(known) / len(known) if known else None
+
+
+# --- where it is right, and where not ---------------------------------------------------------------
+
+
+class Group(NamedTuple):
+    """Decided pairs that have something in common, least accurate first when sorted."""
+
+    accuracy: float
+    name: str
+    count: int
+
+    def told(self) -> str:
+        low, high = wilson(self.accuracy * self.count, self.count)
+        return f"{self.name}: {self.accuracy:.1%} ({low:.1%} to {high:.1%}, {self.count} pairs)"
+
+
+def groups(pairs: Sequence[Pair], correct: Tensor, name: Callable[[Pair], str | None]) -> list[Group]:
+    """Accuracy of the decided pairs by the name of their group; `correct` N. None is no group."""
+    found: dict[str, list[float]] = {}
+    decided = which_are_decided(pairs).tolist()
+    for pair, share, counts in zip(pairs, correct.tolist(), decided, strict=True):
+        if counts and (group := name(pair)) is not None:
+            found.setdefault(group, []).append(share)
+    return sorted(Group(sum(shares) / len(shares), group, len(shares)) for group, shares in found.items())
+
+
+def annotator(pair: Pair) -> str | None:
+    return None if pair.annotator == UNKNOWN else str(pair.annotator)
+
+
+def strength(pair: Pair) -> str | None:
+    return STRENGTHS.get(pair.margin)
+
+
+def by_group(pairs: Sequence[Pair], correct: Tensor) -> tuple[dict[str, float], Iterator[str]]:
+    """Figures of the least and the most accurate annotator, and the accuracy of all in words."""
+    people, strengths = groups(pairs, correct, annotator), groups(pairs, correct, strength)
+    known = [group.accuracy for group in people if group.count >= FEWEST]
+    figures = {}
+    if known:
+        figures = {"held_out/annotator_lowest": min(known), "held_out/annotator_highest": max(known)}
+    return figures, tell({"annotator number": people, "stated strength": strengths})
+
+
+def tell(by: dict[str, list[Group]]) -> Iterator[str]:
+    for what, found in by.items():
+        if found:
+            more = f"; {len(found) - SHOWN} more are above these" if len(found) > SHOWN else ""
+            listed = "; ".join(group.told() for group in found[:SHOWN])
+            yield f"Held-out accuracy by {what}, the lowest first: {listed}{more}."
+
+
+# --- figures ----------------------------------------------------------------------------------------
 
 
 def right(difference: Tensor) -> Tensor:

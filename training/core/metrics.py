@@ -14,6 +14,8 @@ METRICS: dict[str, tuple[str, str]] = {
     "held_out/accuracy_high": ("share", "Upper end of the 95 % interval (Wilson) of the held-out accuracy."),
     "held_out/calibration_error": ("share", "Mean gap between the stated and the found chance that the better is better."),
     "held_out/human_agreement": ("share", "How often another person judged a held-out pair alike, a tie counted half; absent if none did."),
+    "held_out/annotator_lowest": ("share", "Held-out accuracy on the annotator whom it foresees worst, of those with 5 decided held-out pairs or more."),
+    "held_out/annotator_highest": ("share", "The same of the annotator whom it foresees best; the log has all of them."),
     "held_out/disagreement": ("score", "Standard deviation of a pair's difference over the members of an ensemble, mean over held-out pairs."),
     "held_out/ensemble_accuracy": ("share", "Held-out accuracy of the mean of the members; held_out/accuracy is the mean of theirs."),
     "judgement/theta": ("", "Rao and Kupper's: at equal scores (theta-1)/(theta+1) of the pairs are ties; 1 means none."),

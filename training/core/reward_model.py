@@ -245,5 +245,9 @@ def last_look(job: Job, members: Sequence[Member], unseen: Sequence[Pair], steps
     if people is not None:
         found["held_out/human_agreement"] = people
         told += f"; people agree with one another in {people:.1%}"
-    yield Metrics(steps, steps, found)
+    correct = torch.stack([held_out.right(member.difference) for member in members]).mean(0)
+    figures, in_words = held_out.by_group(unseen, correct)
+    yield Metrics(steps, steps, found | figures)
     yield Note("log", told + ".")
+    for words in in_words:
+        yield Note("log", words)
