@@ -22,6 +22,7 @@ from training.core import shared_prompt
 from training.core.batches import at, rows
 from training.core.chat import Chat
 from training.core.folders import load, load_tokenizer, save
+from training.core.last_layer import decoder_layers, hidden_at, places
 from training.core.tensors import logprobs_and_entropy
 from training.core.types import Pair, Rows
 
@@ -115,7 +116,7 @@ class Policy:
             inputs["position_ids"] = batch.positions
         whole = self._whole() if self.compiled is None else self.compiled
         if self.plain_head:
-            hidden = at(whole(**inputs)[0], batch.states)[batch.completion_mask]
+            hidden = completion_states(whole, batch)
             return hidden, hidden, self.model.get_output_embeddings()
         found = whole(**inputs, output_hidden_states=True)
         hidden, logits = (
@@ -149,12 +150,8 @@ class Policy:
 
     def train_last_layers(self, count: int) -> None:
         """Freeze all that stands before the last `count` layers, and what is tied to it."""
-        layers = next(
-            module
-            for module in self.model.base_model.modules()
-            if isinstance(module, nn.ModuleList)
-            and len(module) == self.model.config.get_text_config().num_hidden_layers
-        )
+        layers = decoder_layers(self.model.base_model)
+        assert layers is not None
         first = next(layers[-min(count, len(layers))].parameters())
         for weight in self.model.parameters():  # in the order in which the model uses them
             if weight is first:
@@ -218,16 +215,12 @@ class RewardModel:
     def precision(self) -> AbstractContextManager[Any]:
         return autocast(self.device, self.mixed)
 
-    def hidden(self, batch: Rows) -> Tensor:
-        """B x L x d, float32."""
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
-        with self.precision():
-            return self.trunk(**inputs)[0].float()
-
     def last_hidden(self, batch: Rows) -> Tensor:
-        """Hidden state of each row's last real token, B x d."""
-        last = batch.attention_mask.sum(1, keepdim=True) - 1
-        return at(self.hidden(batch), last).squeeze(1)
+        """Hidden state of each row's last real token, B x d, float32."""
+        last = places(batch, batch.attention_mask.sum(1) - 1)
+        with self.precision():
+            found = hidden_at(self.trunk, last, batch.input_ids, attention_mask=batch.attention_mask)
+        return found.float()
 
     def scores(self, batch: Rows) -> Tensor:
         return self.head(self.last_hidden(batch)).squeeze(-1)
@@ -326,10 +319,16 @@ class SeparateCritic(nn.Module):
         self.model, self.head, self.precision = start.model.base_model, start.head, start.precision
 
     def forward(self, batch: Rows, policy_hidden: Tensor) -> Tensor:
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
         with self.precision():
-            hidden = self.model(**inputs)[0]
-        return self.head(at(hidden, batch.states)[batch.completion_mask].float()).squeeze(-1)
+            hidden = completion_states(self.model, batch)
+        return self.head(hidden.float()).squeeze(-1)
+
+
+def completion_states(trunk: Any, batch: Rows) -> Tensor:
+    """Hidden states before every completion token, row after row: N x d."""
+    more = {} if batch.positions is None else {"position_ids": batch.positions}
+    wanted = places(batch, batch.states)[batch.completion_mask]
+    return hidden_at(trunk, wanted, batch.input_ids, attention_mask=batch.attention_mask, **more)
 
 
 def context_length(model: Any) -> int:

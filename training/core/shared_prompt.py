@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from training.core import batches
+from training.core.last_layer import hidden_at, places
 from training.core.types import Pair
 
 
@@ -52,13 +53,14 @@ def pack(pairs: Sequence[Pair], pad_id: int) -> Packed:
 
 def hidden(trunk: Any, packed: Packed) -> tuple[Tensor, Tensor]:
     """Hidden states of the last token of all chosen and of all rejected completions, B x d each."""
-    found = trunk(
-        input_ids=packed.input_ids,
+    found = hidden_at(
+        trunk,
+        places(packed, packed.ends).flatten(),
+        packed.input_ids,
         position_ids=packed.positions,
         attention_mask=packed.mask,
-        use_cache=False,
-    )[0]
-    chosen, rejected = batches.at(found, packed.ends).unbind(1)
+    )
+    chosen, rejected = found.unflatten(0, (-1, 2)).unbind(1)
     return chosen, rejected
 
 
