@@ -69,11 +69,11 @@ class Group(NamedTuple):
 
     accuracy: float
     name: str
-    count: int
+    pairs: int
 
     def told(self) -> str:
-        low, high = wilson(self.accuracy * self.count, self.count)
-        return f"{self.name}: {self.accuracy:.1%} ({low:.1%} to {high:.1%}, {self.count} pairs)"
+        low, high = wilson(self.accuracy * self.pairs, self.pairs)
+        return f"{self.name}: {self.accuracy:.1%} ({low:.1%} to {high:.1%}, {self.pairs} pairs)"
 
 
 def groups(pairs: Sequence[Pair], correct: Tensor, name: Callable[[Pair], str | None]) -> list[Group]:
@@ -97,7 +97,7 @@ def strength(pair: Pair) -> str | None:
 def by_group(pairs: Sequence[Pair], correct: Tensor) -> tuple[dict[str, float], Iterator[str]]:
     """Figures of the least and the most accurate annotator, and the accuracy of all in words."""
     people, strengths = groups(pairs, correct, annotator), groups(pairs, correct, strength)
-    known = [group.accuracy for group in people if group.count >= FEWEST]
+    known = [group.accuracy for group in people if group.pairs >= FEWEST]
     figures = {}
     if known:
         figures = {"held_out/annotator_lowest": min(known), "held_out/annotator_highest": max(known)}
