@@ -11,7 +11,8 @@ import torch
 
 from tests.core import drive, tiny
 from tests.core.test_shared_prompt import by_distance, windowed
-from training.core import batches, data, models, packing, sft
+from training.core import __main__ as trainer
+from training.core import batches, data, models, packing, protocol, sft
 from training.core.configs import SFTConfig
 from training.core.types import Demonstration
 
@@ -158,6 +159,21 @@ def test_the_split_into_micro_batches_changes_nothing(gpt2: Path, tmp_path: Path
     assert whole.keys() == split.keys()
     for step, values in whole.items():
         assert split[step] == pytest.approx(values, rel=1e-3, abs=1e-5)
+
+
+def test_a_killed_packed_run_goes_on_to_the_same_output(
+    gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peace = run(tmp_path / "peace", gpt2, checkpoint_every=2)
+    settings = {**CONFIG, "checkpoint_every": 2}
+    inputs = {"policy": gpt2, "snapshot": tmp_path / "peace.jsonl"}
+    made = tiny.run_dir(tmp_path / "run", "sft", settings, inputs)
+    with monkeypatch.context() as patched, pytest.raises(drive.Killed):
+        drive.kill_at(patched, 5)
+        trainer.main([str(made)])
+    assert drive.run(made) == {"status": "done"}
+    assert protocol.verify(made / "output") == protocol.verify(peace / "output")
+    assert drive.steady(drive.metrics(made)) == drive.steady(drive.metrics(peace))
 
 
 @pytest.mark.parametrize("make", [windowed, by_distance])

@@ -83,6 +83,13 @@ def test_a_killed_run_in_bfloat16_goes_on_to_the_same_output(
     assert drive.steady(drive.metrics(made)) == drive.steady(drive.metrics(halves[kind]))
 
 
+def test_adapters_learn_in_bfloat16_and_start_at_their_reference(inputs: Any, tmp_path: Path) -> None:
+    """The reference is the policy without its adapter; the output is merged, whole and float32."""
+    rows = drive.metrics(finished(tmp_path / "run", "ppo", inputs, precision="bfloat16", lora_rank=2))
+    assert rows[1]["kl/reference"] == pytest.approx(0.0, abs=1e-2)
+    assert all(row["kl/reference"] < 1.0 for row in rows.values() if "kl/reference" in row)
+
+
 def test_weights_that_were_learned_in_bfloat16_are_saved_in_float32(halves: dict[str, Path]) -> None:
     from safetensors.torch import load_file
 
