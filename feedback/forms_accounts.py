@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
 
 from django import forms
 from django.contrib.auth.forms import UserCreationForm
@@ -10,11 +11,14 @@ from django.core.exceptions import ValidationError
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from feedback.models import Guideline, Invitation, Membership, Project, User
+from feedback.models import ComparisonKind, Guideline, Invitation, Membership, Project, User
+from feedback.putting_up import LEAST
 
 IMPORTED_PREFIX = "imported-"
 HIDDEN_CATEGORIES = {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}
 """Control, format (bidi, zero width), private, surrogate, unassigned, line and paragraph separators."""
+MOST_CRITERIA = 8
+LONGEST_CRITERION = 40
 LOOK_ALIKE_SCRIPTS = {"LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE"}
 
 
@@ -75,15 +79,74 @@ class RoleForm(forms.ModelForm):  # type: ignore[type-arg]  # Django has no runt
 class ProjectForm(forms.ModelForm):  # type: ignore[type-arg]  # Django has no runtime generics here
     """What can be changed later. The address (slug) cannot: links would break."""
 
+    candidates = forms.IntegerField(
+        label=gettext_lazy("Completions per comparison"),
+        min_value=1,
+        max_value=8,
+        help_text=gettext_lazy(
+            "Of rankings 3 to 8, of ratings 1 to 8; one rated alone trains no reward model."
+        ),
+    )
+    criteria = forms.CharField(
+        label=gettext_lazy("Criteria"),
+        max_length=400,
+        help_text=gettext_lazy("Of ratings: 1 to 8 names with commas between them."),
+    )
+    gold_percent = forms.IntegerField(
+        label=gettext_lazy("Gold comparisons in 100"),
+        min_value=0,
+        max_value=50,
+        help_text=gettext_lazy(
+            "How many of the comparisons that a person is served are gold: you know how to judge them."
+        ),
+    )
+
     class Meta:
         model = Project
-        fields = ("name", "question", "overlap")
+        fields = ("name", "question", "kind", "overlap")
         help_texts = {
+            "kind": gettext_lazy("Holds for comparisons put up from now on; those that stand keep theirs."),
             "question": gettext_lazy("Stands above each comparison."),
             "overlap": gettext_lazy(
                 "How many people judge each comparison, 1 to 50. Holds for comparisons put up from now on."
             ),
         }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "criteria" in self.fields:
+            self.initial["candidates"] = self.instance.candidates
+            self.initial["criteria"] = ", ".join(self.instance.criteria)
+            self.initial["gold_percent"] = round(100 * self.instance.gold_rate)
+
+    def clean_criteria(self) -> list[str]:
+        names = [" ".join(name.split()) for name in self.cleaned_data["criteria"].split(",")]
+        names = list(dict.fromkeys(name for name in names if name))
+        if not 1 <= len(names) <= MOST_CRITERIA:
+            raise ValidationError(_("Between 1 and %(most)d names, got %(found)d.") % {
+                "most": MOST_CRITERIA, "found": len(names),
+            })  # fmt: skip
+        for name in names:
+            refuse_hidden_characters(name)
+            if len(name) > LONGEST_CRITERION:
+                raise ValidationError(_("“%s” is too long for a criterion.") % name)
+        return names
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        least = LEAST[ComparisonKind.RANKING]
+        too_few = "candidates" in cleaned and cleaned["candidates"] < least
+        if cleaned.get("kind") == ComparisonKind.RANKING and too_few:
+            self.add_error("candidates", _("A ranking is of at least %d.") % least)
+        return cleaned
+
+    def save(self, commit: bool = True) -> Project:
+        if "criteria" in self.cleaned_data:
+            self.instance.candidates = self.cleaned_data["candidates"]
+            self.instance.criteria = self.cleaned_data["criteria"]
+            self.instance.gold_rate = self.cleaned_data["gold_percent"] / 100
+        project: Project = super().save(commit)
+        return project
 
     def clean_name(self) -> str:
         name = unicodedata.normalize("NFKC", self.cleaned_data["name"]).strip()
@@ -98,6 +161,12 @@ class ProjectForm(forms.ModelForm):  # type: ignore[type-arg]  # Django has no r
 
 
 class NewProjectForm(ProjectForm):
+    """The least that a project needs; the rest has usual values, and is on the settings page."""
+
+    candidates = None  # type: ignore[assignment]
+    criteria = None  # type: ignore[assignment]
+    gold_percent = None  # type: ignore[assignment]
+
     class Meta:
         model = Project
         fields = ("name", "slug", "question", "overlap")

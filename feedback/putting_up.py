@@ -114,3 +114,30 @@ def create_comparisons(planned: Sequence[tuple[Comparison, Sequence[Completion]]
         ],
         batch_size=BATCH,
     )
+
+
+def put_up_waiting(project: Project, limit: int) -> int:
+    """Put up what no comparison of the project's kind shows yet, for `limit` training prompts at most.
+
+    Texts that people wrote are not judged again here, and those of a review are its own.
+    """
+    prompts = Prompt.objects.filter(project=project, split=Prompt.Split.TRAIN)
+    if project.kind == ComparisonKind.DEMONSTRATION:
+        asked = Comparison.objects.filter(
+            prompt=OuterRef("pk"), kind=project.kind, purpose=Comparison.Purpose.TRAINING
+        )
+        new = prompts.filter(~Exists(asked)).order_by("pk").values_list("pk", flat=True)[:limit]
+        return ask_for_demonstrations(project, list(new))
+    shown = Candidate.objects.filter(completion=OuterRef("pk"))
+    used = shown.filter(comparison__kind=project.kind) | shown.filter(
+        comparison__purpose=Comparison.Purpose.REVIEW
+    )
+    by_people = (Completion.Source.WRITTEN, Completion.Source.CORRECTED)
+    waiting = Completion.objects.filter(~Exists(used), prompt__in=prompts).exclude(source__in=by_people)
+    written: dict[int, list[Completion]] = {}
+    for completion in waiting.order_by("prompt", "pk").iterator(chunk_size=BATCH):
+        enough = sum(len(rows) >= LEAST[ComparisonKind(project.kind)] for rows in written.values())
+        if completion.prompt_id not in written and enough >= limit:
+            break
+        written.setdefault(completion.prompt_id, []).append(completion)
+    return put_up(project, written)

@@ -3,7 +3,7 @@
 from django.contrib.auth import views as auth_views
 from django.urls import URLPattern, path
 
-from feedback.views import accounts, data, imports, judging, people, progress, projects
+from feedback.views import accounts, comparisons, data, imports, judging, people, progress, projects
 
 urlpatterns: list[URLPattern] = [
     # accounts
@@ -36,6 +36,13 @@ urlpatterns: list[URLPattern] = [
     path("p/<slug:slug>/data/imports/<int:pk>/status/", imports.import_status, name="import_status"),
     path("p/<slug:slug>/data/imports/<int:pk>/cancel/", imports.import_cancel, name="import_cancel"),
     path("p/<slug:slug>/data/export/", data.export_preferences, name="export_preferences"),
+    # comparisons
+    path("p/<slug:slug>/comparisons/", comparisons.comparisons, name="comparisons"),
+    path("p/<slug:slug>/comparisons/put-up/", comparisons.comparisons_put_up, name="comparisons_put_up"),
+    path("p/<slug:slug>/comparisons/gold/<int:pk>/make/", comparisons.gold_make, name="gold_make"),
+    path(
+        "p/<slug:slug>/comparisons/gold/<int:pk>/withdraw/", comparisons.gold_withdraw, name="gold_withdraw"
+    ),
     # project
     path("projects/new/", projects.project_create, name="project_create"),
     path("p/<slug:slug>/settings/", projects.project_settings, name="project_settings"),

@@ -15,6 +15,7 @@ from django.views.decorators.http import require_GET, require_POST
 from feedback import queue
 from feedback.access import get_in_project, get_project
 from feedback.forms_accounts import InvitationForm, RoleForm
+from feedback.gold import grades, share_in_words
 from feedback.models import AuditEntry, Invitation, Membership, Project, Role
 from rlhf_app.http import Request
 
@@ -26,7 +27,7 @@ def people_page(
     context = {
         "project": project,
         "place": "people",
-        "members": project.memberships.select_related("user").order_by("user__username"),
+        "members": with_gold(project),
         "invitations": open_invitations.select_related("created_by").order_by("-pk"),
         "roles": Role.choices,
         "form": form,
@@ -34,6 +35,13 @@ def people_page(
         "days": settings.INVITATION_DAYS,
     }
     return render(request, "feedback/people.html", context, status=status)
+
+
+def with_gold(project: Project) -> list[tuple[Membership, str]]:
+    """Each member, and how often they found the gold answer."""
+    found = grades(project).by_annotator
+    members = project.memberships.select_related("user").order_by("user__username")
+    return [(member, share_in_words(found.get(member.user_id))) for member in members]
 
 
 @require_GET

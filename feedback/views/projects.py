@@ -35,8 +35,8 @@ def project_create(request: Request) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def project_settings(request: Request, slug: str) -> HttpResponse:
     project = get_project(request.user, slug, Role.ADMIN)
-    before = {"name": project.name, "question": project.question, "overlap": project.overlap}
     form = ProjectForm(request.POST or None, instance=project)
+    before = {name: form.get_initial_for_field(field, name) for name, field in form.fields.items()}
     if request.method == "POST" and form.is_valid():
         with transaction.atomic():
             form.save()

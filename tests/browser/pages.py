@@ -31,6 +31,9 @@ NO_PAGE = {
     "judge_skip": "takes POST only",
     "judge_undo": "takes POST only",
     "judge_renew": "takes POST only",
+    "comparisons_put_up": "takes POST only",
+    "gold_make": "takes POST only",
+    "gold_withdraw": "takes POST only",
     "judge_text": "JSON for the judging page",
     "import_cancel": "takes POST only",
     "import_status": "a part of import_detail",
@@ -133,6 +136,8 @@ def in_project(done: Seeded) -> list[Page]:
         Page("guidelines", reverse("guidelines", args=slug)),
         Page("guidelines.annotator", reverse("guidelines", args=slug), "mei"),
         Page("people", reverse("people", args=slug)),
+        Page("comparisons", reverse("comparisons", args=slug), "eva"),
+        Page("comparisons.empty", reverse("comparisons", args=["code-demonstration"])),
         Page("project_settings", reverse("project_settings", args=slug)),
     ]
 

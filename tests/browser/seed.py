@@ -92,6 +92,7 @@ def fill(seed: int = 0) -> Seeded:
     second_round(done, draw, prompts)
     files(done)
     links(done)
+    seed_kinds.gold(project, [done.people["mei"], done.people["tomas"]])
     done.kinds = seed_kinds.projects(done.people["ana"], done.people["mei"])
     return done
 

@@ -62,3 +62,15 @@ def projects(ana: User, mei: User) -> dict[str, Project]:
                 factories.make_preference(comparison=comparison, annotator=mei, **said)
         made[kind] = project
     return made
+
+
+def gold(project: Project, annotators: list[User]) -> None:
+    """Two gold comparisons, which the annotators found more or less often."""
+    prompts = project.prompts.filter(completions__isnull=False).distinct().order_by("pk")[:2]
+    for number, prompt in enumerate(prompts):
+        pair = list(prompt.completions.order_by("pk")[:2])
+        comparison = factories.put_up(
+            prompt, pair, purpose="gold", gold_answer={"strength": 2}, overlap=10_000
+        )
+        for strength, annotator in enumerate(annotators, number):
+            factories.make_preference(comparison=comparison, annotator=annotator, strength=strength)

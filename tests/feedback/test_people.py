@@ -139,6 +139,12 @@ def test_the_people_page_asks_the_same_number_of_questions_for_more_members(
         assert client.get(reverse("people", args=[project.slug])).status_code == 200
 
 
+SETTINGS = {
+    "name": "N", "question": "Which answer is better?", "kind": "pairwise", "overlap": 1,
+    "candidates": 2, "criteria": "helpful, harmless, honest", "gold_percent": 0,
+}  # fmt: skip
+
+
 # --- projects ---------------------------------------------------------------------------------------
 
 
@@ -174,15 +180,50 @@ def test_bad_values_are_named(field: str, value: Any, reason: str, sign_in: Sign
 
 def test_settings_are_saved_and_told_of(project: Project, admin: User, sign_in: SignIn) -> None:
     url = reverse("project_settings", args=[project.slug])
-    sign_in(admin).post(
-        url, {"name": project.name, "question": "Which is kinder?", "overlap": 3, "slug": "other"}
-    )
+    posted = SETTINGS | {"name": project.name, "question": "Which is kinder?", "overlap": 3, "slug": "other"}
+    sign_in(admin).post(url, posted)
     before = project.slug
     project.refresh_from_db()
     assert (project.question, project.overlap, project.slug) == ("Which is kinder?", 3, before)
     assert AuditEntry.objects.get().detail == {
         "changed": {"question": ["Which answer is better?", "Which is kinder?"], "overlap": [1, 3]}
     }
+
+
+def test_the_kind_of_judgement_its_criteria_and_gold_are_settings(
+    project: Project, admin: User, sign_in: SignIn
+) -> None:
+    url = reverse("project_settings", args=[project.slug])
+    posted = {"kind": "rating", "candidates": 3, "criteria": "kind,  to  the point ,kind,", "gold_percent": 5}
+    sign_in(admin).post(url, SETTINGS | posted)
+    project.refresh_from_db()
+    assert (project.kind, project.candidates, project.gold_rate) == ("rating", 3, 0.05)
+    assert project.criteria == ["kind", "to the point"]
+    assert AuditEntry.objects.get().detail["changed"]["kind"] == ["pairwise", "rating"]
+    page = sign_in(admin).get(url).content.decode()
+    assert 'value="kind, to the point"' in page
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"kind": "ranking", "candidates": 2}, "at least 3"),
+        ({"candidates": 9}, "less than or equal to 8"),
+        ({"criteria": " , "}, "Between 1 and 8 names, got 0"),
+        ({"criteria": ",".join("abcdefghi")}, "Between 1 and 8 names, got 9"),
+        ({"criteria": "help\u202eful"}, "U+202E"),
+        ({"criteria": "x" * 41}, "too long for a criterion"),
+        ({"gold_percent": 51}, "less than or equal to 50"),
+        ({"kind": "essay"}, "Select a valid choice"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(
+    project: Project, admin: User, sign_in: SignIn, change: dict[str, Any], reason: str
+) -> None:
+    url = reverse("project_settings", args=[project.slug])
+    page = sign_in(admin).post(url, SETTINGS | change).content.decode()
+    assert reason in page
+    assert Project.objects.get(pk=project.pk).kind == "pairwise" and not AuditEntry.objects.exists()
 
 
 # --- guidelines -------------------------------------------------------------------------------------
