@@ -16,12 +16,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 
+from rlhf_app import child
 from training.core import protocol
 
 log = logging.getLogger(__name__)
@@ -54,7 +56,22 @@ def environment() -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "RLHF_SUPERVISOR_PID": str(os.getpid()),
+        child.PARENT: str(os.getpid()),
     }
+
+
+def command(run_dir: Path) -> list[str]:
+    """One trainer, or a launcher of several that all work on this run.
+
+    The launcher puts each process in a session of its own, out of reach of a signal to the group: they die
+    with it instead (`die_with_supervisor` in training/core/__main__.py), and it dies with the supervisor.
+    """
+    alone = [*settings.TRAINER_COMMAND, str(run_dir)]
+    if settings.TRAINER_PROCESSES == 1:
+        return alone
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
+    count = ["--nproc-per-node", str(settings.TRAINER_PROCESSES)]
+    return [sys.executable, child.__file__, *launcher, *count, *alone]
 
 
 class Trainer:
@@ -69,7 +86,7 @@ class Trainer:
         os.ftruncate(lock, 0)
         with (run_dir / "trainer.log").open("ab") as output:
             self.process = subprocess.Popen(
-                [*settings.TRAINER_COMMAND, str(run_dir)],
+                command(run_dir),
                 cwd=settings.BASE_DIR,
                 env=environment(),
                 stdin=subprocess.DEVNULL,

@@ -123,3 +123,50 @@ def test_a_cancel_stops_the_real_trainer_at_a_safe_point(loop: Project, engineer
     supervisor.supervise(run.pk, should_stop=cancel)
     run.refresh_from_db()
     assert run.state == "cancelled" and not ModelVersion.objects.filter(run=run).exists()
+
+
+def children(pid: int) -> list[int]:
+    return [int(found) for found in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_two_processes_share_a_run_and_leave_nobody_behind(
+    loop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher is killed once: its ranks go with it, the run goes on and ends as it would have."""
+    alone = finish(queue(loop, "ppo"))
+    monkeypatch.setattr(settings, "TRAINER_PROCESSES", 2)
+    run = queue(loop, "ppo")
+    ranks: list[int] = []
+
+    def kill_the_launcher() -> bool:
+        now = Run.objects.get(pk=run.pk)
+        if not ranks and now.step >= 5 and now.pid:
+            ranks.extend(children(now.pid))
+            os.kill(now.pid, signal.SIGKILL)
+        return False
+
+    finish(run, should_stop=kill_the_launcher)
+    assert len(ranks) == 2 and run.attempt == 2
+    wait_until(lambda: not any(alive(rank) for rank in ranks), seconds=5)
+    one, two = (metrics(each)[-1]["reward/mean"] for each in (alone, run))
+    assert one == pytest.approx(two, abs=1e-3)
+
+
+def test_a_cancel_reaches_every_process(
+    loop: Project, engineer: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "TRAINER_PROCESSES", 2)
+    run = queue(loop, "ppo")
+    ranks: list[int] = []
+
+    def cancel() -> bool:
+        now = Run.objects.get(pk=run.pk)
+        if not ranks and now.step >= 2 and now.pid:
+            ranks.extend(children(now.pid))
+            supervisor.request_cancel(run, actor=engineer)
+        return False
+
+    supervisor.supervise(run.pk, should_stop=cancel)
+    run.refresh_from_db()
+    assert run.state == "cancelled" and len(ranks) == 2
+    wait_until(lambda: not any(alive(rank) for rank in ranks), seconds=5)
