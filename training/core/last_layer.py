@@ -24,13 +24,13 @@ def hidden_at(trunk: Any, wanted: Tensor, input_ids: Tensor, **inputs: Any) -> T
     """Last hidden states at N places, numbers in the flattened batch: N x d."""
     network = feed_forward(trunk) if len(wanted) < WORTH * input_ids.numel() else None
     with only_at(network, wanted) if network is not None else nullcontext():
-        whole = trunk(input_ids=input_ids, use_cache=False, **inputs)[0]
+        whole = trunk(input_ids=input_ids, **{"use_cache": False, **inputs})[0]
     return whole.flatten(0, 1).index_select(0, wanted)
 
 
-def places(batch: Any, columns: Tensor) -> Tensor:
+def places(input_ids: Tensor, columns: Tensor) -> Tensor:
     """Numbers of `columns`, B or B x T, of each row in the flattened batch; of the same shape."""
-    rows, width = batch.input_ids.shape  # of whatever kind the batch is
+    rows, width = input_ids.shape
     starts = torch.arange(rows, device=columns.device) * width
     return columns + (starts if columns.dim() == 1 else starts.unsqueeze(1))
 

@@ -103,7 +103,8 @@ class Policy:
         }
         with self.precision():
             if self.plain_head:
-                return self.model.get_output_embeddings()(self.model.base_model(**inputs)[0][:, -1])
+                last = places(input_ids, torch.full_like(input_ids[:, 0], input_ids.shape[1] - 1))
+                return self.model.get_output_embeddings()(hidden_at(self.model.base_model, last, **inputs))
             return self.model(**inputs).logits[:, -1]
 
     def _before_logits(self, batch: Rows) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
@@ -217,7 +218,7 @@ class RewardModel:
 
     def last_hidden(self, batch: Rows) -> Tensor:
         """Hidden state of each row's last real token, B x d, float32."""
-        last = places(batch, batch.attention_mask.sum(1) - 1)
+        last = places(batch.input_ids, batch.attention_mask.sum(1) - 1)
         with self.precision():
             found = hidden_at(self.trunk, last, batch.input_ids, attention_mask=batch.attention_mask)
         return found.float()
@@ -327,7 +328,7 @@ class SeparateCritic(nn.Module):
 def completion_states(trunk: Any, batch: Rows) -> Tensor:
     """Hidden states before every completion token, row after row: N x d."""
     more = {} if batch.positions is None else {"position_ids": batch.positions}
-    wanted = places(batch, batch.states)[batch.completion_mask]
+    wanted = places(batch.input_ids, batch.states)[batch.completion_mask]
     return hidden_at(trunk, wanted, batch.input_ids, attention_mask=batch.attention_mask, **more)
 
 

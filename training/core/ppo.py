@@ -50,7 +50,7 @@ def train(job: Job) -> Iterator[Event]:
     weights = [
         weight for model in (policy.model, critic) for weight in model.parameters() if weight.requires_grad
     ]
-    optimizer = torch.optim.Adam(weights, lr=config.learning_rate, eps=1e-5)
+    optimizer = torch.optim.Adam(weights, lr=config.learning_rate, eps=1e-5, fused=True)
     step, beta, skipped, deviation = 0, config.kl_coefficient, 0, rewards.RunningDeviation()
     # The last weights whose KL was measured within the limit.
     good = state.named_weights(policy.model, "good.")
@@ -178,9 +178,9 @@ def minibatch(
     critic = cast(torch.nn.Module, team.critic)
     optimizer.zero_grad()
     for part in rollout.parts(job, team, found, rows):
-        hidden, logits = team.policy.outputs(part.batch)
-        logits = logits / config.temperature
-        logprobs = tensors.token_logprobs(logits, part.batch.tokens[part.batch.completion_mask])
+        hidden, logprobs, entropy = team.policy.facts(
+            part.batch, temperature=config.temperature, entropy=config.entropy_coefficient > 0
+        )
         old, gain = part.flat(found.logprobs), part.flat(advantages)
         policy_loss = losses.ppo(logprobs, old, gain, clip=config.clip).sum() / tokens
         values, old_values = critic(part.batch, hidden).float(), part.flat(found.values)
@@ -189,7 +189,7 @@ def minibatch(
         )
         loss = policy_loss + config.value_coefficient * value_loss
         if config.entropy_coefficient:
-            loss = loss - config.entropy_coefficient * tensors.entropy(logits).sum() / tokens
+            loss = loss - config.entropy_coefficient * entropy.sum() / tokens
         loss.backward()
         logprobs = logprobs.detach()
         facts["policy/loss"] += float(policy_loss.detach())

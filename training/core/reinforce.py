@@ -36,7 +36,7 @@ def train(job: Job) -> Iterator[Event]:
     weights = [
         weight for model in (policy.model, critic) for weight in model.parameters() if weight.requires_grad
     ]
-    optimizer = torch.optim.Adam(weights, lr=config.learning_rate, eps=1e-5)
+    optimizer = torch.optim.Adam(weights, lr=config.learning_rate, eps=1e-5, fused=True)
     step, beta, skipped, deviation = 0, config.kl_coefficient, 0, rewards.RunningDeviation()
     mean: float | None = None  # of the returns so far
     # The last weights whose KL was measured within the limit.
@@ -165,9 +165,9 @@ def update(
         facts["value/loss"] = 0.0
     optimizer.zero_grad()
     for part in rollout.parts(job, team, found, range(count)):
-        hidden, logits = team.policy.outputs(part.batch)
-        logits = logits / config.temperature
-        logprobs = tensors.token_logprobs(logits, part.batch.tokens[part.batch.completion_mask])
+        hidden, logprobs, entropy = team.policy.facts(
+            part.batch, temperature=config.temperature, entropy=config.entropy_coefficient > 0
+        )
         old, gain = part.flat(found.logprobs), part.flat(advantages)
         policy_loss = losses.reinforce(logprobs, gain).sum() / count
         loss = policy_loss
@@ -177,7 +177,7 @@ def update(
             facts["value/loss"] += float(value_loss.detach())
             loss = loss + config.value_coefficient * value_loss
         if config.entropy_coefficient:
-            loss = loss - config.entropy_coefficient * tensors.entropy(logits).sum() / tokens
+            loss = loss - config.entropy_coefficient * entropy.sum() / tokens
         loss.backward()
         facts["policy/loss"] += float(policy_loss.detach())
         error = (torch.exp(losses.clipped_log_ratio(logprobs.detach(), old)) - 1.0).abs().max()

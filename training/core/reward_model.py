@@ -136,7 +136,7 @@ class Member:
             {"params": self.model.model.parameters(), "weight_decay": config.weight_decay},
             {"params": self.judgement.parameters(), "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         self.tokens = [self.model.pair_tokens(pair) for pair in pairs]
         self.plan = [
             batch

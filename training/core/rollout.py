@@ -223,15 +223,12 @@ def look(
             [completions[row].ids for row in group],
             team.policy.chat.pad_id,
         )
-        tokens = batch.tokens[batch.completion_mask]
-        hidden, logits = team.policy.outputs(batch)
-        logits = logits / config.temperature
-        logprobs = tensors.token_logprobs(logits, tokens)
+        hidden, logprobs, entropy = team.policy.facts(batch, temperature=config.temperature, entropy=True)
         flat = (
             logprobs,
             team.reference.logprobs(batch, temperature=config.temperature),
             torch.zeros_like(logprobs) if team.critic is None else team.critic(batch, hidden).float(),
-            tensors.entropy(logits),
+            entropy,
         )
         for whole, part in zip(found, flat, strict=True):
             block = torch.zeros(len(group), whole.shape[1])

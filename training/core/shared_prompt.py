@@ -55,7 +55,7 @@ def hidden(trunk: Any, packed: Packed) -> tuple[Tensor, Tensor]:
     """Hidden states of the last token of all chosen and of all rejected completions, B x d each."""
     found = hidden_at(
         trunk,
-        places(packed, packed.ends).flatten(),
+        places(packed.input_ids, packed.ends).flatten(),
         packed.input_ids,
         position_ids=packed.positions,
         attention_mask=packed.mask,

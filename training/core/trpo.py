@@ -38,7 +38,7 @@ def train(job: Job) -> Iterator[Event]:
     if config.trained_layers:
         policy.train_last_layers(config.trained_layers)
     weights = [weight for weight in policy.model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.Adam(critic.parameters(), lr=config.learning_rate, eps=1e-5)
+    optimizer = torch.optim.Adam(critic.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
     step, beta, skipped, deviation = 0, config.kl_coefficient, 0, rewards.RunningDeviation()
     # The last weights whose KL was measured within the limit.
     good = state.named_weights(policy.model, "good.")
