@@ -127,6 +127,12 @@ def test_without_a_compiler_the_run_says_what_to_do(inputs: Any, tmp_path: Path)
     assert "compile" in outcome["hint"] and "C++" in outcome["hint"]
 
 
+def test_a_python_without_compilation_is_told_apart() -> None:
+    error = RuntimeError("torch.compile is not supported on Python built with GIL disabled")
+    found = trainer.failure(error, "ppo")
+    assert found is not None and found["code"] == "cannot_compile" and found["message"] == str(error)
+
+
 def test_trpo_refuses_compiled_passes() -> None:
     with pytest.raises(configs.ConfigError, match="compile: trpo differentiates twice"):
         configs.parse("trpo", {"compile": True})

@@ -259,7 +259,8 @@ def failure(error: Exception, kind: str = "") -> dict[str, str] | None:
             "Free space under the artefact folder, or raise its quota or file size limit, and launch again."
         )
         return {"code": "disk_full", "message": text, "hint": hint}
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+    compiler = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+    if compiler or "torch.compile" in text:  # the latter where this Python or system has none
         hint = "Switch compile off, or install what it needs: a C++ compiler on a CPU, Triton on a GPU."
         return {"code": "cannot_compile", "message": text.splitlines()[0], "hint": hint}
     memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
