@@ -34,7 +34,7 @@ GROUPS: list[tuple[Any, tuple[str, ...]]] = [
 ]
 LIMITS = {"kl/reference": "kl_limit"}
 """The setting at which the run stops."""
-NOT_DRAWN = ("final/", "held_out/accuracy_")
+NOT_DRAWN = ("final/", "held_out/accuracy_", "held_out/annotator_")
 """Known once, at the end: they stand on the version's page."""
 HEADLINES = 3
 """So many charts stand open; the others wait behind one summary."""
