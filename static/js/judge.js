@@ -183,7 +183,9 @@
     document.cookie = `judge_view=${then}; path=/; max-age=31536000; SameSite=Lax`;
     saving.keepDraft(saving.activeMs());
     looking = true;
-    htmx.ajax("GET", location.pathname, { target: "#comparison", swap: "outerHTML settle:0ms show:none" }).then(() => find(`[data-view="${letter}"]`)?.focus({ preventScroll: true }));
+    // Whoever pressed the key goes on to confirm: Enter must not press the switch again.
+    const back = document.activeElement === button ? `[data-view="${letter}"]` : "#comparison_title";
+    htmx.ajax("GET", location.pathname, { target: "#comparison", swap: "outerHTML settle:0ms show:none" }).then(() => find(back)?.focus({ preventScroll: true }));
   };
   const unfold = (buttons) => {
     const open = !buttons.every((button) => button.getAttribute("aria-expanded") === "true");
