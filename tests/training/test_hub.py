@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -205,6 +208,35 @@ def test_the_command_registers_and_promotes_the_first(project: Project, tiny_mod
 def test_the_command_wants_a_folder_or_a_hub(project: Project, arguments: list[str]) -> None:
     with pytest.raises(CommandError, match="either a folder or --hub"):
         call_command("register_base", project.slug, *arguments)
+
+
+DOWNLOAD = """
+import os, sys
+from pathlib import Path
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+import django
+django.setup()
+from training import hub
+assert "huggingface_hub" not in sys.modules, "nobody else waits for it"
+print(hub.download("lab/tiny", "main", Path(sys.argv[1])).commit)
+assert not {"torch", "transformers"} & set(sys.modules)
+"""
+
+
+@pytest.mark.processes
+def test_the_hub_of_the_environment_is_asked_without_loading_torch(
+    tiny_model: dict[str, bytes], tmp_path: Path
+) -> None:
+    environment = {**os.environ, "HF_ENDPOINT": constants.ENDPOINT, "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", DOWNLOAD, str(tmp_path / "got")],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith(MAIN)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "got").iterdir()} == tiny_model
 
 
 # --- what is refused, and what it says --------------------------------------------------------------
