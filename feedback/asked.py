@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from feedback.exchange.rows import Judged, Row
-from feedback.models import Comparison, ComparisonKind, DataImport, Project, canonical_json, sha256_text
+from feedback.models import (
+    Comparison,
+    ComparisonKind,
+    DataImport,
+    Project,
+    Prompt,
+    canonical_json,
+    sha256_text,
+)
 
 MOST_CANDIDATES = 8
 """Of a comparison put up for judging: what fits on a screen."""
+
+
+class Asking(NamedTuple):
+    """A row with the hashes by which its prompt and completions are known."""
+
+    row: Row
+    prompt_hash: str
+    hashes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, row: Row) -> Asking:
+        return cls(row, Prompt.hash_of(row.messages), tuple(map(sha256_text, row.completions)))
 
 
 class Wanted(NamedTuple):
@@ -18,9 +38,10 @@ class Wanted(NamedTuple):
     key: str
     """Of the comparison: what makes two rows ask for the same."""
     judgement_key: str
-    prompt: int
-    texts: tuple[str, ...]
-    """By position."""
+    """Of the judgement, or of the comparison that is put up."""
+    prompt_hash: str
+    hashes: tuple[str, ...]
+    """Of the completions, by position."""
     kind: str
     purpose: str
     gold_answer: dict[str, Any] | None
@@ -29,36 +50,49 @@ class Wanted(NamedTuple):
     """Position by index in the row."""
 
 
-def wanted_of(row: Row, prompt: int, prompt_hash: str, data_import: DataImport) -> Iterator[Wanted]:
+def wanted_of(asking: Asking, data_import: DataImport) -> list[Wanted]:
     if data_import.options.get("put_up"):
-        for kind, of, judged in put_up(row, data_import.project):
-            texts = {index: row.completions[index] for index in of}
-            order = list(of) if row.ordered else canonical_order(texts)
-            gold = judged and judged.gold_answer
-            facts = ["put up", prompt_hash, *sorted(map(sha256_text, texts.values()))]
-            key = sha256_text(canonical_json(facts if kind == ComparisonKind.PAIRWISE else [*facts, kind]))
-            purpose = Comparison.Purpose.GOLD if gold else Comparison.Purpose.TRAINING
-            by_position = tuple(texts[index] for index in order)
-            place = {index: position for position, index in enumerate(order)}
-            answer = moved(gold, judged.of, place) if gold and judged else None
-            yield Wanted(key, "", prompt, by_position, kind, purpose, answer, None, place)
-        return
-    for judged in row.judged:
-        texts = {index: row.completions[index] for index in judged.of}
-        order = list(judged.of) if row.ordered else canonical_order(texts)
-        place = {index: position for position, index in enumerate(order)}
-        key = judgement_key = sha256_text(canonical_json(identity(row, judged, prompt_hash)))
-        if judged.by:
-            hashes = sorted(map(sha256_text, texts.values()))
-            key = sha256_text(canonical_json(["compared", row.origin, prompt_hash, judged.kind, *hashes]))
-        gold = judged.gold_answer and moved(judged.gold_answer, judged.of, place)
-        by_position = tuple(texts[index] for index in order)
-        yield Wanted(
-            key, judgement_key, prompt, by_position, judged.kind, judged.purpose, gold, judged, place
-        )
+        found = [put_up(asking, *one) for one in to_put_up(asking.row, data_import.project)]
+    else:
+        found = [recorded(asking, judged) for judged in asking.row.judged]
+    return found
 
 
-def put_up(row: Row, project: Project) -> Iterator[tuple[str, tuple[int, ...], Judged | None]]:
+def put_up(asking: Asking, kind: str, of: tuple[int, ...], gold: Judged | None) -> Wanted:
+    """Known by prompt and completions in any order: whichever the file prefers, it is put up once."""
+    place = places(asking, of)
+    hashes = [asking.hashes[index] for index in place]
+    facts = ["put up", asking.prompt_hash, *sorted(hashes)]
+    key = sha256_text(canonical_json(facts if kind == ComparisonKind.PAIRWISE else [*facts, kind]))
+    purpose = Comparison.Purpose.GOLD if gold else Comparison.Purpose.TRAINING
+    answer = moved(gold.gold_answer, of, place) if gold and gold.gold_answer else None
+    return Wanted(key, key, asking.prompt_hash, tuple(hashes), kind, purpose, answer, None, place)
+
+
+def recorded(asking: Asking, judged: Judged) -> Wanted:
+    place = places(asking, judged.of)
+    hashes = tuple(asking.hashes[index] for index in place)
+    key = own = sha256_text(canonical_json(identity(asking, judged)))
+    if judged.by:
+        facts = ["compared", asking.row.origin, asking.prompt_hash, judged.kind, *sorted(hashes)]
+        key = sha256_text(canonical_json(facts))
+    gold = moved(judged.gold_answer, judged.of, place) if judged.gold_answer else None
+    return Wanted(key, own, asking.prompt_hash, hashes, judged.kind, judged.purpose, gold, judged, place)
+
+
+def places(asking: Asking, of: tuple[int, ...]) -> dict[int, int]:
+    """Position by index in the row, in the order of the positions.
+
+    The order tells nothing of which was better: by hash of each text and of all of them together.
+    """
+    order: Sequence[int] = of
+    if not asking.row.ordered and len(of) > 1:
+        together = "".join(sorted(asking.hashes[index] for index in of))
+        order = sorted(of, key=lambda index: sha256_text(together + asking.row.completions[index]))
+    return {index: position for position, index in enumerate(order)}
+
+
+def to_put_up(row: Row, project: Project) -> Iterator[tuple[str, tuple[int, ...], Judged | None]]:
     """Which completions are compared, and how: as the file compared them, else as the project does."""
     everything = tuple(range(len(row.completions)))
     compared = [judged for judged in row.judged if len(judged.of) > 1 and judged.kind != "demonstration"]
@@ -77,30 +111,26 @@ def put_up(row: Row, project: Project) -> Iterator[tuple[str, tuple[int, ...], J
                 yield project.kind, group, None
 
 
-def identity(row: Row, judged: Judged, prompt_hash: str) -> list[Any]:
+def identity(asking: Asking, judged: Judged) -> list[Any]:
     """What makes two recorded judgements the same: prompt, completions and what was said, by whom.
 
     So a second person who saw it otherwise is kept.
     """
-    hashes = {index: sha256_text(row.completions[index]) for index in judged.of}
+    hashes = asking.hashes
     if judged.strength is not None:
         better, worse = judged.of[::-1] if judged.strength > 0 else judged.of
         sides = [hashes[better], hashes[worse]]
-        facts = ["judged", prompt_hash, *(sides if judged.strength else sorted(sides)), abs(judged.strength)]
+        sides = sides if judged.strength else sorted(sides)
+        facts = ["judged", asking.prompt_hash, *sides, abs(judged.strength)]
     else:
+        own = [hashes[index] for index in judged.of]
         groups = [sorted(hashes[index] for index in group) for group in judged.ranking]
-        ratings = sorted(zip(hashes.values(), judged.ratings, strict=False), key=lambda one: one[0])
-        facts = ["judged", prompt_hash, judged.kind, sorted(hashes.values()), groups, ratings]
+        ratings = sorted(zip(own, judged.ratings, strict=False), key=lambda one: one[0])
+        facts = ["judged", asking.prompt_hash, judged.kind, sorted(own), groups, ratings]
     more = [judged.acceptability, judged.written, judged.corrects is not None and hashes[judged.corrects]]
     # A plain preference keeps the key that earlier releases gave it.
     facts += more if any(more) else []
-    return [*facts, row.origin, judged.by] if judged.by else facts
-
-
-def canonical_order(texts: dict[int, str]) -> list[int]:
-    """Indices in an order that tells nothing of which was better: by hash of each text and of all of them."""
-    together = "".join(sorted(sha256_text(text) for text in texts.values()))
-    return sorted(texts, key=lambda index: sha256_text(together + texts[index]))
+    return [*facts, asking.row.origin, judged.by] if judged.by else facts
 
 
 def moved(answer: dict[str, Any], of: tuple[int, ...], place: dict[int, int]) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from django.utils import timezone
 
-from feedback.asked import Wanted, answer, wanted_of
+from feedback.asked import Asking, Wanted, answer, wanted_of
 from feedback.bulk import insert
 from feedback.exchange.judgements import importer_name
-from feedback.exchange.rows import Judged, Row
+from feedback.exchange.rows import Judged
 from feedback.models import (
     Assignment,
     Candidate,
@@ -65,88 +65,84 @@ class People:
 # --- writing ----------------------------------------------------------------------------------------
 
 
-def write_rows(data_import: DataImport, people: People, batch: list[Row]) -> Counter[str]:
+def write_rows(data_import: DataImport, people: People, batch: list[Asking]) -> Counter[str]:
     """Write what is not there yet; what was added, by kind, and the rows that added nothing."""
     own = exported_here(data_import, batch)
     added = Counter({"unchanged": len(own)})
-    batch = [row for place, row in enumerate(batch) if place not in own]
-    hashes = [Prompt.hash_of(row.messages) for row in batch]
-    prompts, new_prompts = write_prompts(data_import, batch, hashes)
+    batch = [asking for place, asking in enumerate(batch) if place not in own]
+    prompts, new_prompts = write_prompts(data_import, batch)
     added["prompts"] = len(new_prompts)
+    asked = [(asking, wanted_of(asking, data_import)) for asking in batch]
     wanted: dict[str, Wanted] = {}
-    asked: list[tuple[Row, int, str, list[Wanted]]] = []
-    for row, prompt_hash in zip(batch, hashes, strict=True):
-        prompt = prompts[prompt_hash]
-        found = list(wanted_of(row, prompt, prompt_hash, data_import))
-        asked.append((row, prompt, prompt_hash, found))
+    for _asking, found in asked:
         for one in found:
-            wanted.setdefault(one.judgement_key or one.key, one)
-    completions, new_completions = write_completions(
-        (prompt, Completion.Source.IMPORTED, text)
-        for row, prompt, _hash, _found in asked
-        for text in row.completions
-    )
+            wanted.setdefault(one.judgement_key, one)
+    texts = {
+        (prompts[asking.prompt_hash], text_hash, str(Completion.Source.IMPORTED)): text
+        for asking in batch
+        for text_hash, text in zip(asking.hashes, asking.row.completions, strict=True)
+    }
+    completions, new_completions = write_completions(texts)
     added["completions"] += len(new_completions)
-    fresh = write_comparisons(data_import, people, wanted, completions, added)
-    for row, prompt, prompt_hash, found in asked:
-        new = any((one.judgement_key or one.key) in fresh for one in found)
-        fresh.difference_update(one.judgement_key or one.key for one in found)
+    fresh = write_comparisons(data_import, people, wanted, Known(prompts, completions), added)
+    for asking, found in asked:
+        keys = {one.judgement_key for one in found}
+        new = bool(keys & fresh)
+        fresh -= keys
         if not found:
-            own_completions = {
-                (prompt, sha256_text(text), str(Completion.Source.IMPORTED)) for text in row.completions
-            }
-            new = prompt_hash in new_prompts or bool(own_completions & new_completions)
-            new_prompts.discard(prompt_hash)
-            new_completions -= own_completions
+            prompt = prompts[asking.prompt_hash]
+            brought = {(prompt, text_hash, str(Completion.Source.IMPORTED)) for text_hash in asking.hashes}
+            new = asking.prompt_hash in new_prompts or bool(brought & new_completions)
+            new_prompts.discard(asking.prompt_hash)
+            new_completions -= brought
         added["unchanged"] += not new
     return +added
 
 
-def exported_here(data_import: DataImport, batch: list[Row]) -> set[int]:
+def exported_here(data_import: DataImport, batch: list[Asking]) -> set[int]:
     """Places in the batch of judgements that this very project exported: they are here already."""
     start = f"{data_import.project.slug}/"
     asked = {
-        judged.number: (place, row, judged)
-        for place, row in enumerate(batch)
-        if row.origin.startswith(start)
-        for judged in row.judged
-        if judged.number is not None
+        asking.row.exported[0]: (place, asking)
+        for place, asking in enumerate(batch)
+        if asking.row.exported is not None and asking.row.origin.startswith(start)
     }
+    if not asked:
+        return set()
     rows = Preference.objects.filter(pk__in=asked, comparison__project_id=data_import.project_id)
     found = set()
     for number, prompt_hash, at in rows.values_list("pk", "comparison__prompt__content_hash", "created_at"):
-        place, row, judged = asked[number]
+        place, asking = asked[number]
         # Another installation may count alike: the prompt and the moment tell.
-        if at == judged.at and prompt_hash == Prompt.hash_of(row.messages):
+        if asking.row.exported == (number, at) and prompt_hash == asking.prompt_hash:
             found.add(place)
     return found
 
 
-def write_prompts(
-    data_import: DataImport, batch: list[Row], hashes: list[str]
-) -> tuple[dict[str, int], set[str]]:
+PROMPT_COLUMNS = ("messages", "content_hash", "external_id")
+
+
+def write_prompts(data_import: DataImport, batch: list[Asking]) -> tuple[dict[str, int], set[str]]:
     """Prompt ids by content hash, and the hashes that are new."""
+    hashes = {asking.prompt_hash for asking in batch}
 
     def existing() -> dict[str, int]:
         rows = Prompt.objects.filter(project_id=data_import.project_id, content_hash__in=hashes)
         return dict(rows.values_list("content_hash", "pk"))
 
     known = existing()
-    new = {
-        prompt_hash: Prompt(
-            project_id=data_import.project_id,
-            messages=row.messages,
-            content_hash=prompt_hash,
-            source=str(data_import),
-            external_id=row.external_id,
-            split=data_import.options.get("split", Prompt.Split.TRAIN),
-        )
-        for row, prompt_hash in zip(batch, hashes, strict=True)
-        if prompt_hash not in known
-    }
+    new: dict[str, tuple[Any, ...]] = {}
+    for asking in batch:
+        if asking.prompt_hash not in known:
+            values = (asking.row.messages, asking.prompt_hash, asking.row.external_id)
+            new.setdefault(asking.prompt_hash, values)
     if new:
+        fixed = {"source": str(data_import), "split": data_import.options.get("split", Prompt.Split.TRAIN)}
         # Sampling may add the same prompt at this moment: the constraint decides, and both go on.
-        Prompt.objects.bulk_create(new.values(), ignore_conflicts=True)
+        insert(
+            Prompt, PROMPT_COLUMNS, list(new.values()), ignore_conflicts=True,
+            project_id=data_import.project_id, **fixed,
+        )  # fmt: skip
         known = existing()
     return known, set(new)
 
@@ -155,11 +151,20 @@ CompletionKey = tuple[int, str, str]
 """Prompt id, hash of the text, source."""
 
 
+class Known(NamedTuple):
+    """Ids of what a batch speaks of."""
+
+    prompts: dict[str, int]
+    completions: dict[CompletionKey, int]
+
+    def completion(self, one: Wanted, text_hash: str) -> int:
+        return self.completions[self.prompts[one.prompt_hash], text_hash, str(Completion.Source.IMPORTED)]
+
+
 def write_completions(
-    wanted: Iterable[tuple[int, str, str]], corrects: dict[CompletionKey, int] | None = None
+    texts: dict[CompletionKey, str], corrects: dict[CompletionKey, int] | None = None
 ) -> tuple[dict[CompletionKey, int], set[CompletionKey]]:
-    """Ids of completions by no model version, from (prompt, source, text); and which of them are new."""
-    texts = {(prompt, sha256_text(text), source): text for prompt, source, text in wanted}
+    """Ids of completions by no model version, and which of them are new."""
     if not texts:
         return {}, set()
     # By prompt alone: asked for "no version", SQLite would walk every imported completion there is.
@@ -185,7 +190,7 @@ def write_comparisons(
     data_import: DataImport,
     people: People,
     wanted: dict[str, Wanted],
-    completions: dict[CompletionKey, int],
+    known: Known,
     added: Counter[str],
 ) -> set[str]:
     """Comparisons and judgements that are not there; the keys of `wanted` that added something."""
@@ -202,8 +207,8 @@ def write_comparisons(
         Comparison,
         ("prompt_id", "shuffle", "import_key", "kind", "purpose", "gold_answer", "state"),
         [
-            (one.prompt, secrets.randbelow(2**31), one.key, one.kind, one.purpose, one.gold_answer,
-             State.OPEN if open_ else closed.get(one.purpose, State.DONE))
+            (known.prompts[one.prompt_hash], secrets.randbelow(2**31), one.key, one.kind, one.purpose,
+             one.gold_answer, State.OPEN if open_ else closed.get(one.purpose, State.DONE))
             for one in new.values()
         ],
         project_id=data_import.project_id,
@@ -214,28 +219,25 @@ def write_comparisons(
         Candidate,
         ("comparison_id", "completion_id", "position"),
         [
-            (ids[one.key], completions[one.prompt, sha256_text(text), Completion.Source.IMPORTED], position)
+            (ids[one.key], known.completion(one, text_hash), position)
             for one in new.values()
-            for position, text in enumerate(one.texts)
+            for position, text_hash in enumerate(one.hashes)
         ],
     )
     added["comparisons"] += len(new)
     if open_:
         return {key for key, one in wanted.items() if one.key in new}
     # Every comparison that is new brings its judgement; one that was there may get another person's.
-    known = set()
+    judged = set()
     old = [key for key, one in wanted.items() if one.key not in new]
     if old:
         keys = {idempotency_key(data_import, key): key for key in old}
-        recorded = Preference.objects.filter(idempotency_key__in=keys).values_list(
-            "idempotency_key", flat=True
-        )
-        known = {keys[key] for key in recorded}
-        known |= already_judged(
-            people, {key: (ids[wanted[key].key], wanted[key]) for key in old if key not in known}
-        )
-    fresh = {key: one for key, one in wanted.items() if key not in known}
-    record_judgements(data_import, people, fresh, ids, completions, added)
+        recorded = Preference.objects.filter(idempotency_key__in=keys)
+        judged = {keys[key] for key in recorded.values_list("idempotency_key", flat=True)}
+        left = {key: (ids[wanted[key].key], wanted[key]) for key in old if key not in judged}
+        judged |= already_judged(people, left)
+    fresh = {key: one for key, one in wanted.items() if key not in judged}
+    record_judgements(data_import, people, fresh, ids, known, added)
     return set(fresh)
 
 
@@ -259,13 +261,13 @@ def record_judgements(
     people: People,
     fresh: dict[str, Wanted],
     comparisons: dict[str, int],
-    completions: dict[CompletionKey, int],
+    known: Known,
     added: Counter[str],
 ) -> None:
     """The recorded judgement of each: shown to nobody here, so its assignment is closed from the start."""
     now = timezone.now()
     told = [(key, one, one.judged) for key, one in fresh.items() if one.judged is not None]
-    written = write_written(told, completions, added)
+    written = write_written(told, known, added)
     assignments = insert(
         Assignment,
         ("comparison_id", "annotator_id", "shown_order"),
@@ -313,22 +315,22 @@ PREFERENCE_COLUMNS = (
 
 
 def write_written(
-    told: list[tuple[str, Wanted, Judged]], completions: dict[CompletionKey, int], added: Counter[str]
+    told: list[tuple[str, Wanted, Judged]], known: Known, added: Counter[str]
 ) -> dict[str, tuple[int, int | None]]:
     """What annotators wrote, as completions: ids of the text and of what it corrects, by judgement key."""
     wanted: dict[str, tuple[CompletionKey, int | None]] = {}
-    texts: list[tuple[int, str, str]] = []
+    texts: dict[CompletionKey, str] = {}
     for key, one, judged in told:
         if judged.written is None:
             continue
         corrected = None
         if judged.corrects is not None:
-            original = one.texts[one.place[judged.corrects]]
-            corrected = completions[one.prompt, sha256_text(original), Completion.Source.IMPORTED]
+            corrected = known.completion(one, one.hashes[one.place[judged.corrects]])
         source = Completion.Source.WRITTEN if corrected is None else Completion.Source.CORRECTED
-        texts.append((one.prompt, source, judged.written))
-        wanted[key] = ((one.prompt, sha256_text(judged.written), source), corrected)
+        completion = (known.prompts[one.prompt_hash], sha256_text(judged.written), str(source))
+        texts[completion] = judged.written
+        wanted[key] = (completion, corrected)
     origins = {completion: corrected for completion, corrected in wanted.values() if corrected is not None}
-    known, new = write_completions(texts, origins)
+    ids, new = write_completions(texts, origins)
     added["completions"] += len(new)
-    return {key: (known[completion], corrected) for key, (completion, corrected) in wanted.items()}
+    return {key: (ids[completion], corrected) for key, (completion, corrected) in wanted.items()}

@@ -25,6 +25,7 @@ from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from feedback.asked import Asking
 from feedback.exchange.files import Container, opened
 from feedback.exchange.formats import Format, Unrecognised, read_rows, recognise
 from feedback.exchange.rows import Row
@@ -33,7 +34,7 @@ from feedback.lines import BadFile, BadRow
 from feedback.models import AuditEntry, DataImport, Project, User
 
 State = DataImport.State
-BATCH_ROWS, LEAST_BATCH_ROWS = 100, 50
+BATCH_ROWS, LEAST_BATCH_ROWS = 200, 50
 HOLD_SECONDS = 0.08
 """How long a batch may keep SQLite's one write lock."""
 PAUSE_SECONDS = 0.02
@@ -251,7 +252,7 @@ def write(claim: Claim) -> None:
     counts = Counter(data_import.counts)
     people = People(data_import.project)
     with rows_of(data_import) as (rows, raw):
-        batch: list[Row] = []
+        batch: list[Asking] = []
         size = BATCH_ROWS
         for row in rows:
             if isinstance(row, BadRow):
@@ -260,11 +261,11 @@ def write(claim: Claim) -> None:
                 continue
             if row.line <= data_import.last_line:
                 continue
-            if len(batch) >= size and row.line > batch[-1].line:
+            if len(batch) >= size and row.line > batch[-1].row.line:
                 # Never between rows of one object: it is known by its number whether they are written.
                 size = write_batch(claim, people, batch, counts, read=raw.tell())
                 batch = []
-            batch.append(row)
+            batch.append(Asking.of(row))
         if batch:
             write_batch(claim, people, batch, counts, read=raw.tell())
     with transaction.atomic():
@@ -272,7 +273,7 @@ def write(claim: Claim) -> None:
         AuditEntry.record(data_import.created_by, "import.done", data_import, **counts)
 
 
-def write_batch(claim: Claim, people: People, batch: list[Row], counts: Counter[str], *, read: int) -> int:
+def write_batch(claim: Claim, people: People, batch: list[Asking], counts: Counter[str], *, read: int) -> int:
     """One short transaction; how many rows the next one may take.
 
     SQLite lets one writer in at a time, and one who waits asks ever more rarely, at first every 25 ms. So a
@@ -282,7 +283,7 @@ def write_batch(claim: Claim, people: People, batch: list[Row], counts: Counter[
     data_import = claim.row
     with transaction.atomic():
         # The row lock of this update fences the batch: a cancel or take-over comes wholly before or after.
-        claim.change(last_line=batch[-1].line)
+        claim.change(last_line=batch[-1].row.line)
         # Imports of one project take turns; judging does not lock the project's row.
         Project.objects.select_for_update(no_key=True).get(pk=data_import.project_id)
         counts += write_rows(data_import, people, batch)

@@ -65,6 +65,7 @@ def read(data: dict[str, Any], line: int) -> Row:
         texts,
         judged,
         origin=f"{text_in(data, 'project')}/{whole_number(data, 'comparison', 1, 2**63 - 1)}",
+        exported=(whole_number(data, "judgement", 1, 2**63 - 1), time_in(data, "judged_at")),
         ordered=True,
     )
 
@@ -97,7 +98,6 @@ def judgement(data: dict[str, Any], texts: tuple[str, ...]) -> Judged:
         acceptability=one_of(data, "acceptability", ACCEPTABILITY) if data.get("acceptability") else "",
         flags=tuple(short(flag, "flags", MAX_NAME) for flag in optional_list(data, "flags")),
         comment=short(data.get("comment") or "", "comment", MAX_COMMENT),
-        number=whole_number(data, "judgement", 1, 2**63 - 1),
         by=short(data.get("annotator") or "", "annotator", MAX_NAME),
         at=time_in(data, "judged_at"),
         active_ms=None if data.get("active_ms") is None else whole_number(data, "active_ms", 0, DAY_MS),

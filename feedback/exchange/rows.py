@@ -40,8 +40,6 @@ class Judged(NamedTuple):
     acceptability: str = ""
     flags: tuple[str, ...] = ()
     comment: str = ""
-    number: int | None = None
-    """Its own in the installation that exported it."""
     by: str = ""
     """A name that stands for one annotator in this file; "" when the file does not tell people apart."""
     at: datetime | None = None
@@ -63,6 +61,8 @@ class Row(NamedTuple):
     judged: tuple[Judged, ...] = ()
     origin: str = ""
     """Project and comparison that an export names, as "slug/7": its judgements share a comparison here."""
+    exported: tuple[int, datetime | None] | None = None
+    """The judgement's number and time in the installation that exported it."""
     ordered: bool = False
     """Whether the order of the completions tells nothing and may stay."""
 

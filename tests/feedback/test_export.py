@@ -44,6 +44,7 @@ def batches_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow this machine is at the moment."""
     monkeypatch.setattr(imports, "HOLD_SECONDS", 3600.0)
     monkeypatch.setattr(imports, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(imports, "BATCH_ROWS", 100)
 
 
 def told(project: Project, format: str = "trl", selection: Selection = Selection()) -> bytes:  # noqa: B008
@@ -335,11 +336,18 @@ def test_an_export_asks_few_questions_however_many_rows(
         project,
         "".join(json.dumps({"prompt": f"p{n}", "chosen": "a", "rejected": "b"}) + "\n" for n in range(450)),
     )
-    for format in ("trl", "judgements"):
-        with django_assert_max_num_queries(1 + 2 * 3):
-            assert [row["prompt"] for row in lines(project, "trl")] == [[user(f"p{n}")] for n in range(450)]
-        with django_assert_max_num_queries(1 + 2 * 3):
-            assert len(lines(project, format)) == 450
+    assert [row["prompt"] for row in lines(project)] == [[user(f"p{n}")] for n in range(450)]
+    for format in ("trl", "hh", "unpaired", "demonstrations", "csv", "label_studio", "judgements"):
+        with django_assert_max_num_queries(1 + 2 * 2):
+            told(project, format)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_no_kind_of_judgement_asks_questions_of_its_own(
+    told_of: Project, format: str, django_assert_max_num_queries: Any
+) -> None:
+    with django_assert_max_num_queries(3):
+        told(told_of, format, EVERYTHING)
 
 
 # --- out and in again -------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ def batches_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow this machine is at the moment."""
     monkeypatch.setattr(imports, "HOLD_SECONDS", 3600.0)
     monkeypatch.setattr(imports, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(imports, "BATCH_ROWS", 100)
 
 
 def upload(project: Project, content: bytes | str, *, name: str = "pairs.jsonl", **fields: Any) -> DataImport:
