@@ -430,7 +430,7 @@ def test_random_numbers_of_different_places_differ_and_repeat() -> None:
     assert torch.rand(4, generator=state.generator(8, 1, 0)).tolist() != drawn[1, 0]
 
 
-def test_an_ensemble_scores_by_its_mean_less_its_doubt(tmp_path: Path, gpt2: Path) -> None:
+def test_an_ensemble_scores_by_its_mean_and_knows_its_doubt(tmp_path: Path, gpt2: Path) -> None:
     """Against each member alone; a folder of one member has no doubt."""
     folder = tmp_path / "ensemble"
     members = [models.RewardModel(gpt2, fresh_head_seed=seed) for seed in (1, 2, 3)]
@@ -441,9 +441,8 @@ def test_an_ensemble_scores_by_its_mean_less_its_doubt(tmp_path: Path, gpt2: Pat
     batch = batches.rows([[5, 9], [7]], [[30, 31, 1], [40, 1]], 0)
     with torch.no_grad():
         alone = torch.stack([member.scores(batch) for member in members])
-        mean, deviation = models.RewardEnsemble(folder).mean_and_deviation(batch)
-        assert torch.allclose(mean, alone.mean(0), atol=1e-5)
-        assert torch.allclose(deviation, ((alone - alone.mean(0)) ** 2).mean(0).sqrt(), atol=1e-5)
-        careful = models.RewardEnsemble(folder, caution=2.0).scores(batch)
-        assert torch.allclose(careful, mean - 2.0 * deviation, atol=1e-5)
-        assert not models.RewardEnsemble(folder / "member-2").mean_and_deviation(batch)[1].any()
+        together = models.RewardEnsemble(folder)
+        assert torch.allclose(together.scores(batch), alone.mean(0), atol=1e-5)
+        doubt = ((alone - alone.mean(0)) ** 2).mean(0).sqrt()
+        assert torch.allclose(together.deviations(batch), doubt, atol=1e-5)
+        assert not models.RewardEnsemble(folder / "member-2").deviations(batch).any()

@@ -444,7 +444,8 @@ def test_a_run_changes_the_policy_and_neither_reference_nor_reward_model(
         assert name.startswith("lm_head") or torch.equal(before[name], weight), name
     scorer = load_file(reward_model / "model.safetensors")
     assert all(
-        torch.equal(scorer[name], weight) for name, weight in scorer_of(team).model.model.named_parameters()
+        torch.equal(scorer[name], weight)
+        for name, weight in scorer_of(team).model.members[0].model.named_parameters()  # type: ignore[union-attr]
     )
     output = load_file(made / "output" / "model.safetensors")
     assert not torch.equal(output["transformer.wpe.weight"], before["transformer.wpe.weight"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
+from pathlib import Path
+
 import pytest
 import torch
 
-from training.core import configs, rewards
+from training.core import configs, models, rewards
 from training.core.types import Completion, Prompt
 
 PROMPT = Prompt([{"role": "user", "content": "hello"}], [5], 0)
@@ -42,6 +45,29 @@ def test_settings_choose_the_parts_and_one_without_weight_is_not_computed() -> N
     )
     sums, parts = rewards.configured(settings, never)([PROMPT] * 3, COMPLETIONS)  # type: ignore[arg-type]
     assert (sums, list(parts)) == ([-1.0, -1.0, -2.0], ["length", "pattern"])
+
+
+def test_an_ensemble_s_doubt_is_taken_off_and_shown(tmp_path: Path, gpt2: Path) -> None:
+    """Against the members alone, in plain arithmetic."""
+    members = [models.RewardModel(gpt2, fresh_head_seed=seed) for seed in (1, 2, 3)]
+    for number, member in enumerate(members, start=1):
+        path = models.member_folder(tmp_path / "ensemble", number)
+        path.mkdir(parents=True)
+        member.save(path)
+    chat = members[0].chat
+    together = rewards.RewardModelScore(models.RewardEnsemble(tmp_path / "ensemble"), chat)
+    settings = configs.PPOConfig(caution=0.5, reward_model_weight=2.0)
+    sums, parts = rewards.configured(settings, together)([PROMPT], COMPLETIONS[:1])
+    alone = [rewards.RewardModelScore(member, chat)([PROMPT], COMPLETIONS[:1])[0] for member in members]
+    scores = [float(score or "missing") for score in alone]
+    mean, doubt = statistics.fmean(scores), statistics.pstdev(scores)
+    assert parts["reward_model"][0] == pytest.approx(mean, abs=1e-5)
+    assert parts["disagreement"][0] == pytest.approx(doubt, abs=1e-5)
+    assert sums[0] == pytest.approx(2.0 * (mean - 0.5 * doubt), abs=1e-5)
+    _sums, parts = rewards.configured(
+        settings, rewards.RewardModelScore(models.RewardEnsemble(tmp_path / "ensemble" / "member-2"), chat)
+    )([PROMPT], COMPLETIONS[:1])
+    assert list(parts) == ["reward_model"]
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,7 @@ class PolicyConfig(Config):
     score_scaling: bool = setting(False, "Divide scores by their running standard deviation; their mean stays.", advanced=True)
     missing_eos_penalty: float = setting(1.0, "Taken from the score of a completion that was cut off by its length.", low=0.0, high=1e6, advanced=True)
     reward_model_weight: float = setting(1.0, "Weight of the reward model's score.", low=-1e6, high=1e6, advanced=True)
+    caution: float = setting(1.0, "Where the reward model has several members: how much their disagreement takes off the score.", low=0.0, high=1000.0, advanced=True)
     length_weight: float = setting(0.0, "Score for each token of a completion; below 0 shorter ones earn more.", low=-1e6, high=1e6, advanced=True)
     pattern: str = setting("", "A regular expression; completions that contain it earn pattern_weight.", advanced=True)
     pattern_weight: float = setting(0.0, "Score of a completion that contains the pattern.", low=-1e6, high=1e6, advanced=True)

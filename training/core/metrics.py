@@ -28,6 +28,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "reward/std": ("score", "Standard deviation of what completions earn."),
     "reward/score": ("score", "Mean score before scaling, clip and penalty: the weighted sum of the parts."),
     "reward/part/reward_model": ("score", "Mean score of the reward model, before its weight; shown where there are several parts."),
+    "reward/part/disagreement": ("score", "Mean standard deviation of the reward model's members; rising: the policy leaves what they know."),
     "reward/part/length": ("tokens", "Mean length as a part of the reward, before its weight."),
     "reward/part/pattern": ("share", "Completions that contain the pattern, before its weight."),
     "reward/unscored": ("completions", "Completions that could not be scored and were left out; absent when there were none."),

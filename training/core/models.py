@@ -269,21 +269,23 @@ class RewardEnsemble:
     "Reward Model Ensembles Help Mitigate Overoptimization".
     """
 
-    def __init__(self, folder: Path, *, caution: float = 0.0) -> None:
-        """`caution`: how many of the members' standard deviations are taken from their mean."""
-        self.members = [RewardModel(path) for path in member_folders(folder)]
+    def __init__(self, folder: Path, *, dtype: str = "float32") -> None:
+        self.members = [RewardModel(path, dtype=dtype, learns=False) for path in member_folders(folder)]
         self.chat = self.members[0].chat
         self.context = min(member.context for member in self.members)
-        self.caution = caution
+        for member in self.members:
+            member.model.requires_grad_(False)
 
-    def mean_and_deviation(self, batch: Rows) -> tuple[Tensor, Tensor]:
-        """Of the members' scores of each row, B and B; the deviation of a single member is 0."""
-        scores = torch.stack([member.scores(batch) for member in self.members])
-        return scores.mean(0), scores.std(0, correction=0)
+    def _each(self, batch: Rows) -> Tensor:
+        return torch.stack([member.scores(batch) for member in self.members])
 
     def scores(self, batch: Rows) -> Tensor:
-        mean, deviation = self.mean_and_deviation(batch)
-        return mean - self.caution * deviation
+        """The members' mean score of each row: B."""
+        return self._each(batch).mean(0)
+
+    def deviations(self, batch: Rows) -> Tensor:
+        """The standard deviation of the members' scores of each row: B; 0 where there is one member."""
+        return self._each(batch).std(0, correction=0)
 
 
 def member_folder(folder: Path, number: int) -> Path:

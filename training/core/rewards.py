@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,15 +17,15 @@ from torch import Tensor
 from training.core import batches
 from training.core.chat import Chat
 from training.core.configs import PolicyConfig
-from training.core.models import RewardModel
-from training.core.types import Completion, Prompt
+from training.core.models import RewardEnsemble, RewardModel
+from training.core.types import Completion, Prompt, Rows
 
 Scores = list[float | None]
 RewardFunction = Callable[[Sequence[Prompt], Sequence[Completion]], Scores]
 
 
 class RewardModelScore:
-    """The scores of a reward model for completions that a policy wrote.
+    """The scores of a reward model, or the mean of its members', for completions that a policy wrote.
 
     When both speak the same ids they are handed over as they are; otherwise the text is read again with the
     reward model's own tokenizer and template. A transcript that is longer than the reward model's context
@@ -32,7 +33,9 @@ class RewardModelScore:
     its length has no EOS here either.
     """
 
-    def __init__(self, model: RewardModel, policy_chat: Chat, *, microbatch_tokens: int = 8192) -> None:
+    def __init__(
+        self, model: RewardModel | RewardEnsemble, policy_chat: Chat, *, microbatch_tokens: int = 8192
+    ) -> None:
         self.model = model
         self.policy_chat = policy_chat
         self.microbatch_tokens = microbatch_tokens
@@ -56,8 +59,14 @@ class RewardModelScore:
         self.shortened += lost
         return kept, written
 
-    @torch.no_grad()
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
+        return self.each(prompts, completions, of=self.model.scores)
+
+    @torch.no_grad()
+    def each(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], *, of: Callable[[Rows], Tensor]
+    ) -> Scores:
+        """What `of` says of each row as the reward model reads it: B rows -> B numbers."""
         read = [self.ids(*row) for row in zip(prompts, completions, strict=True)]
         known = [(place, *ids) for place, ids in enumerate(read) if ids is not None]
         scores: Scores = [None] * len(read)
@@ -65,7 +74,7 @@ class RewardModelScore:
             rows = batches.rows(
                 [known[row][1] for row in group], [known[row][2] for row in group], self.model.chat.pad_id
             )
-            for row, score in zip(group, self.model.scores(rows).tolist(), strict=True):
+            for row, score in zip(group, of(rows).tolist(), strict=True):
                 scores[known[row][0]] = score
         return scores
 
@@ -112,6 +121,9 @@ def configured(config: PolicyConfig, reward_model: RewardModelScore) -> Weighted
         "length": (config.length_weight, length),
         "pattern": (config.pattern_weight, Contains(config.pattern)),
     }
+    if config.reward_model_weight and isinstance(model := reward_model.model, RewardEnsemble):
+        caution = config.caution * config.reward_model_weight * (len(model.members) > 1)
+        parts["disagreement"] = (-caution, partial(reward_model.each, of=model.deviations))
     return WeightedSum({name: part for name, part in parts.items() if part[0]})
 
 

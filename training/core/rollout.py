@@ -49,11 +49,10 @@ def load(job: Job, *, critic: str | None) -> tuple[Team, list[Prompt], list[Note
     policy = models.Policy(job.inputs["policy"], dtype=config.precision, compiled=config.compile)
     reference = load_reference(job, policy)
     reward_model = rewards.RewardModelScore(
-        models.RewardModel(job.inputs["reward_model"], dtype=config.precision, learns=False),
+        models.RewardEnsemble(job.inputs["reward_model"], dtype=config.precision),
         policy.chat,
         microbatch_tokens=config.microbatch_tokens,
     )
-    reward_model.model.model.requires_grad_(False)
     valuer, notes = load_critic(job, policy, reward_model, critic)
     prompts, more = data.prompts(
         job.inputs["prompts"], policy.chat, limit=policy.context, new_tokens=config.max_new_tokens

@@ -26,7 +26,7 @@ def train(job: Job) -> Iterator[Event]:
     yield from notes
     scorer = None
     if "reward_model" in job.inputs:
-        judge = models.RewardModel(job.inputs["reward_model"], dtype=config.precision, learns=False)
+        judge = models.RewardEnsemble(job.inputs["reward_model"], dtype=config.precision)
         scorer = rewards.RewardModelScore(judge, policy.chat)
 
     wanted = [(prompt, index) for prompt in prompts for index in range(config.completions_per_prompt)]
