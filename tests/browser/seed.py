@@ -9,6 +9,7 @@ from typing import Any
 
 from django.utils import timezone
 
+from feedback import imports
 from feedback.models import (
     Comparison,
     Completion,
@@ -50,6 +51,11 @@ VOICES = (
 GOOD_VOICES = ("precise", "warm", "glad")
 
 
+UPLOADED = b"""question,good,bad,case
+Where is my parcel?,It left Porto on Monday and arrives on Wednesday.,Please wait.,4711
+Can I change the address?,"Yes, until it is packed: Orders, then Address.",No.,4712
+Why was I charged twice?,,We do not know.,4713
+"""
 COUNTED = {
     "rows": 1369,
     "prompts": 1301,
@@ -358,6 +364,16 @@ def files(done: Seeded) -> None:
             created_by=done.people["eva"],
             **fields,
         )
+    done.imports["uploaded"] = imports.receive(
+        done.project,
+        [UPLOADED],
+        file_name="support.csv",
+        format="",
+        options={},
+        skip_bad_rows=False,
+        actor=done.people["eva"],
+        confirmed=False,
+    )
 
 
 def links(done: Seeded) -> None:
