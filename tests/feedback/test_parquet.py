@@ -102,10 +102,8 @@ def test_types_that_are_no_data_of_ours_are_named(tmp_path: Path) -> None:
 
 def test_an_extension_type_runs_nothing_and_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    field = arrow.field(
-        "prompt", arrow.binary(),
-        metadata={"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": b"cos\nsystem\n"},
-    )  # fmt: skip
+    named = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": b"cos\nsystem\n"}
+    field = arrow.field("prompt", arrow.binary(), metadata=named)
     arrow_parquet.write_table(arrow.table([arrow.array([b"x"])], schema=arrow.schema([field])), path)
     assert "unsupported type" in refused(path)
 
