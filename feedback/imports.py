@@ -212,6 +212,17 @@ def rows_of(data_import: DataImport) -> Iterator[tuple[Iterator[Row | BadRow], F
         yield rows, raw
 
 
+def bad_rows(data_import: DataImport) -> Iterator[BadRow | BadFile]:
+    """All that is wrong with the stored file, up to what ends the reading."""
+    with rows_of(data_import) as (rows, _raw):
+        try:
+            for row in rows:
+                if isinstance(row, BadRow):
+                    yield row
+        except BadFile as problem:
+            yield problem
+
+
 def check(claim: Claim) -> bool:
     """Read every row, write none. False, with the import failed, when there are bad rows nobody skips."""
     data_import = claim.row

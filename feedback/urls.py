@@ -24,6 +24,7 @@ urlpatterns: list[URLPattern] = [
     path("p/<slug:slug>/judge/skip/", judging.judge_skip, name="judge_skip"),
     path("p/<slug:slug>/judge/undo/", judging.judge_undo, name="judge_undo"),
     path("p/<slug:slug>/judge/text/", judging.judge_text, name="judge_text"),
+    path("p/<slug:slug>/judge/ahead/", judging.judge_ahead, name="judge_ahead"),
     path("p/<slug:slug>/judge/renew/", judging.judge_renew, name="judge_renew"),
     path("p/<slug:slug>/progress/", progress.progress, name="progress"),
     # data
@@ -34,6 +35,7 @@ urlpatterns: list[URLPattern] = [
     path("p/<slug:slug>/data/imports/<int:pk>/", imports.import_detail, name="import_detail"),
     path("p/<slug:slug>/data/imports/<int:pk>/preview/", imports.import_preview, name="import_preview"),
     path("p/<slug:slug>/data/imports/<int:pk>/status/", imports.import_status, name="import_status"),
+    path("p/<slug:slug>/data/imports/<int:pk>/bad-rows/", imports.import_errors, name="import_errors"),
     path("p/<slug:slug>/data/imports/<int:pk>/cancel/", imports.import_cancel, name="import_cancel"),
     path("p/<slug:slug>/data/export/", data.export_preferences, name="export_preferences"),
     # comparisons

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from asgiref.sync import sync_to_async
-from django.core.handlers.asgi import ASGIRequest
 from django.core.paginator import Page, Paginator
 from django.db import connection
 from django.db.models import BooleanField, Count, Exists, OuterRef, Q, QuerySet
@@ -22,6 +19,7 @@ from feedback.access import at_least, get_in_project, get_project
 from feedback.exports import WRITERS, export
 from feedback.forms_data import ExportForm, PromptFilterForm
 from feedback.models import AuditEntry, Comparison, Completion, Preference, Prompt, Role
+from feedback.views.streams import streamed
 from feedback.visible import pieces
 from rlhf_app.http import Request
 
@@ -201,10 +199,7 @@ def export_preferences(request: Request, slug: str) -> HttpResponseBase:
     selection = form.selection()
     facts = {**selection._asdict(), "since": str(selection.since or ""), "format": format}
     AuditEntry.record(request.user, "preferences.exported", project, **facts)
-    pieces = export(project, format, selection)
-    body: Iterator[bytes] | AsyncIterator[bytes] = (
-        one_by_one(pieces) if isinstance(request, ASGIRequest) else pieces
-    )
+    body = streamed(request, export(project, format, selection))
     writer = WRITERS[format]
     response = StreamingHttpResponse(body, content_type=writer.content_type)
     # A slug holds nothing but letters, digits, hyphens and underscores, so the name needs no quoting.
@@ -212,13 +207,3 @@ def export_preferences(request: Request, slug: str) -> HttpResponseBase:
     response["Content-Disposition"] = f'attachment; filename="{name}"'
     response["X-Content-Type-Options"] = "nosniff"
     return response
-
-
-async def one_by_one(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Under ASGI, Django would read a plain iterator to its end before it sent anything."""
-
-    def following() -> bytes | None:
-        return next(chunks, None)
-
-    while (chunk := await sync_to_async(following)()) is not None:
-        yield chunk

@@ -8,7 +8,8 @@ from typing import Any
 from celery.exceptions import OperationalError as BrokerError
 from django.contrib import messages
 from django.db import transaction
-from django.http import HttpResponse
+from django.http import Http404, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
@@ -23,6 +24,7 @@ from feedback.forms_data import PreviewForm, UploadForm
 from feedback.lines import BadFile, located
 from feedback.models import DataImport, Project, Role
 from feedback.previews import Preview, columns_for, columns_of, format_to_try, in_words, preview
+from feedback.views.streams import streamed
 from feedback.visible import pieces
 from rlhf_app.http import Request
 
@@ -212,6 +214,20 @@ def import_status(request: Request, slug: str, pk: int) -> HttpResponse:
     data_import = get_in_project(project, DataImport.objects.select_related("created_by"), pk)
     response = render(request, "feedback/_import_status.html", import_context(project, data_import))
     return response if data_import.going else HttpResponseStopPolling(response.content)
+
+
+@require_GET
+def import_errors(request: Request, slug: str, pk: int) -> HttpResponseBase:
+    """Every bad row of the file, read once more: a page holds only the first hundred."""
+    project = get_project(request.user, slug, Role.REVIEWER)
+    data_import = get_in_project(project, DataImport.objects.all(), pk)
+    if not data_import.format or not data_import.path.is_file():
+        raise Http404
+    body = streamed(request, (f"{bad}\n".encode() for bad in imports.bad_rows(data_import)))
+    response = StreamingHttpResponse(body, content_type="text/plain; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="import-{pk}-bad-rows.txt"'
+    response["X-Content-Type-Options"] = "nosniff"
+    return response
 
 
 @require_POST

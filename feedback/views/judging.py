@@ -119,6 +119,16 @@ def judge_undo(request: Request, slug: str) -> HttpResponse:
 
 
 @require_POST
+def judge_ahead(request: Request, slug: str) -> HttpResponse:
+    """The comparison after the one on the screen, to be kept ready; 204 where there is none to spare."""
+    project = get_project(request.user, slug)
+    ahead = queue.claim_ahead(own_assignment(request, project), request.user)
+    if ahead is None:
+        return HttpResponse(status=204)
+    return show(request, project, ahead)
+
+
+@require_POST
 def judge_renew(request: Request, slug: str) -> HttpResponse:
     """The page's heartbeat: 204 while the lease is held, 409 once somebody else may have the comparison."""
     project = get_project(request.user, slug)

@@ -62,6 +62,7 @@ def test_each_page_opens_from_its_role_on(
         reverse("prompt_detail", args=[project.slug, prompt.pk]): Role.REVIEWER,
         reverse("import_detail", args=[project.slug, data_import.pk]): Role.REVIEWER,
         reverse("import_status", args=[project.slug, data_import.pk]): Role.REVIEWER,
+        reverse("import_errors", args=[project.slug, data_import.pk]): Role.REVIEWER,
         reverse("import_upload", args=[project.slug]): Role.ENGINEER,
         reverse("import_preview", args=[project.slug, waiting.pk]): Role.ENGINEER,
         reverse("export_preferences", args=[project.slug]): Role.ENGINEER,
@@ -327,6 +328,22 @@ def test_the_report_names_every_bad_row(project: Project, engineer: User, sign_i
     assert "Line 4: &#x27;rejected&#x27; missing" in page
     assert "Line 5: not JSON from column 6 on: Expecting &#x27;:&#x27; delimiter" in page
     assert "Nothing was written" in page
+
+
+def test_all_bad_rows_can_be_downloaded(project: Project, engineer: User, sign_in: SignIn) -> None:
+    data_import = an_import(project, engineer, rows(1) + b'{"chosen": "<b>"}\n' * 250 + rows(1))
+    imports.run_import(data_import)
+    client = sign_in(engineer)
+    url = reverse("import_errors", args=[project.slug, data_import.pk])
+    page = client.get(reverse("import_detail", args=[project.slug, data_import.pk])).content.decode()
+    assert url in page and "and 150 more" in page
+    answer = client.get(url)
+    lines = b"".join(answer.streaming_content).decode().splitlines()
+    assert lines == [f"Line {number}: 'rejected' missing" for number in range(2, 252)]
+    assert answer["Content-Type"] == "text/plain; charset=utf-8"
+    assert answer["Content-Disposition"] == f'attachment; filename="import-{data_import.pk}-bad-rows.txt"'
+    data_import.path.unlink()
+    assert client.get(url).status_code == 404
 
 
 def test_cancel_by_the_button(project: Project, engineer: User, sign_in: SignIn) -> None:
