@@ -132,6 +132,7 @@ def kill_points(kind: str, peace: Path) -> list[tuple[int, float]]:
 
 
 @pytest.mark.processes
+@pytest.mark.timeout(900)  # twelve starts: a minute where nothing else runs, minutes on a busy machine
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_ten_kills_at_random_times_change_nothing(kind: str, inputs: Any, tmp_path: Path) -> None:
     """One run dies ten times, each time a little further on, and ends like the one that was left in peace."""
@@ -176,6 +177,7 @@ sys.addaudithook(look)
 
 
 @pytest.mark.processes
+@pytest.mark.timeout(900)
 def test_a_kill_at_each_moment_of_a_checkpoint_changes_nothing(
     undisturbed: Path, inputs: Any, tmp_path: Path
 ) -> None:
