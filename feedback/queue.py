@@ -6,6 +6,7 @@ The rules, all kept in the database:
   or come after the comparison was withdrawn: finished work is kept, marked `late`, and not thrown away.
 - Nobody judges a comparison twice: one person has one assignment in it, whose shown order is drawn once.
 - A lease that ran out is taken back by whoever claims next; no sweeper is needed.
+- A person holds one lease, or while plenty is free a second one on what comes next.
 - Gold comparisons are no work to be done: they are mixed in at the project's rate while there is other work,
   each person meets each of them once, and nothing that a person gets to see tells them apart.
 
@@ -47,6 +48,8 @@ UNDO_WITHIN = timedelta(hours=24)
 """Older judgements stay: others have built on them."""
 
 
+PLENTY = 20
+"""So many free comparisons must be left for somebody to hold a second one."""
 GOLD_OVERLAP = 10_000
 """Everybody judges a gold comparison: it is never done."""
 
@@ -155,18 +158,55 @@ def claim(project: Project, annotator: User, *, now: datetime | None = None) -> 
             held.lease_expires_at = lease_end(now)
             held.save(update_fields=["lease_expires_at"])
             return held
-        if project.gold_rate and gold_is_due(project) and queue_for(project, annotator, now).exists():
-            gold = gold_for(project, annotator, now).select_for_update(skip_locked=locks_rows()).first()
-            if gold is not None:
-                return lease(gold, annotator, now)
-        # A locked comparison may be free a moment later, so before saying "nothing left" wait for the locks.
-        for skip_locked in (True, False) if patient and locks_rows() else (True,):
-            queue = queue_for(project, annotator, now).select_for_update(skip_locked=skip_locked)
-            while (comparison := queue.first()) is not None:
-                # Its last slot may have gone between our reading and our lock: ask again, under the lock.
-                if not locks_rows() or with_free_slots(now).filter(pk=comparison.pk).exists():
-                    return lease(comparison, annotator, now)
+        return take(project, annotator, now, patient=patient)
+
+
+def take(
+    project: Project, annotator: User, now: datetime, *, patient: bool, but: int = 0
+) -> Assignment | None:
+    """A new lease, on gold when that is due, else on what comes next but `but`; the annotator is held."""
+    if project.gold_rate and gold_is_due(project) and queue_for(project, annotator, now).exists():
+        rows = gold_for(project, annotator, now).exclude(pk=but)
+        gold = rows.select_for_update(skip_locked=locks_rows()).first()
+        if gold is not None:
+            return lease(gold, annotator, now)
+    # A locked comparison may be free a moment later, so before saying "nothing left" wait for the locks.
+    for skip_locked in (True, False) if patient and locks_rows() else (True,):
+        queue = queue_for(project, annotator, now).exclude(pk=but)
+        queue = queue.select_for_update(skip_locked=skip_locked)
+        while (comparison := queue.first()) is not None:
+            # Its last slot may have gone between our reading and our lock: ask again, under the lock.
+            if not locks_rows() or with_free_slots(now).filter(pk=comparison.pk).exists():
+                return lease(comparison, annotator, now)
     return None
+
+
+def claim_ahead(current: Assignment, annotator: User, *, now: datetime | None = None) -> Assignment | None:
+    """A second lease, so that what comes next is there before `current` is judged; None if work is scarce.
+
+    It ends before the lease on `current`, which so stays the one that `claim` returns. Whoever holds two
+    keeps one from others: hence only while plenty is free, and never a third.
+    """
+    with transaction.atomic():
+        hold(annotator)
+        now = now or timezone.now()
+        mine = Assignment.objects.filter(live(now), annotator=annotator)
+        held = mine.filter(pk=current.pk).select_related("comparison__project").first()
+        if held is None:
+            return None
+        project = held.comparison.project
+        mine = mine.filter(comparison__project=project).exclude(comparison__state=Comparison.State.WITHDRAWN)
+        other = mine.exclude(pk=held.pk).order_by("-lease_expires_at", "-pk").first()
+        if other is not None:
+            return other if other.lease_expires_at < held.lease_expires_at else None
+        free = queue_for(project, annotator, now).exclude(pk=held.comparison_id)
+        if len(free.values_list("pk")[:PLENTY]) < PLENTY:
+            return None
+        ahead = take(project, annotator, now, patient=False, but=held.comparison_id)
+        if ahead is not None:
+            ahead.lease_expires_at = held.lease_expires_at - timedelta(seconds=1)
+            ahead.save(update_fields=["lease_expires_at"])
+        return ahead
 
 
 def lease(comparison: Comparison, annotator: User, now: datetime) -> Assignment:

@@ -45,6 +45,8 @@
 
   // --- a new comparison on the screen ---
 
+  const READY_AFTER = 250; // let the screen settle before the next one is asked for
+  let readying = 0;
   let looking = false; // the same comparison in another view: nothing new to say
 
   const shown = () => {
@@ -62,17 +64,24 @@
     prompt.scrollTop = prompt.scrollHeight;
     showEdit();
     marks();
+    clearTimeout(readying);
+    readying = setTimeout(saving.fetchAhead, READY_AFTER);
   };
+  saving.shown = () => { shown(); arrive(); };
+  saving.around = (words) => { showKeys(); if (words) tell(words); };
 
   document.addEventListener("htmx:afterSwap", (event) => {
     if (event.detail.target.id !== "comparison" && !(event.detail.elt && event.detail.elt.id === "comparison")) return;
     const polling = !event.detail.requestConfig || event.detail.requestConfig.verb === "get";
     shown();
     if (looking || (polling && !section().dataset.assignment)) { looking = false; return; }
+    arrive();
+  });
+  const arrive = () => {
     find("#comparison_title").focus({ preventScroll: true });
     window.scrollTo(0, 0);
     announce(section().dataset.assignment ? find("#judge_announcer").dataset.next : find(".empty").innerText);
-  });
+  };
 
   const announce = (text) => {
     find("#judge_announcer").textContent = `${section().dataset.announce.trim()} ${text}`.trim();
@@ -123,6 +132,8 @@
     if (saving.busy()) return saving.tryNow();
     closeAll();
     if (kind().missing()) return halted();
+    if (saving.going) return saving.going.then(confirm); // one at a time: the one before is still on its way
+    if (form().checkValidity() && saving.goAhead()) return;
     form().requestSubmit(find("[data-confirm]"));
   };
   const halted = () => {
@@ -133,6 +144,12 @@
     kind().focus();
   };
   document.addEventListener("htmx:validation:halted", halted);
+  // A click on Confirm goes the way of the key, so that what is ready is shown at once.
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest("[data-confirm]") || event.detail === 0) return; // 0: a click by script or by Enter, sent on purpose
+    event.preventDefault();
+    if (event.detail === 1) confirm(); // a double click is one judgement
+  });
 
   // --- improving a completion ---
 
@@ -295,7 +312,7 @@
     const key = letter(event);
     const action = Object.keys(keymap).find((name) => keymap[name] === key);
     if (key === "?") return find("#judge_keys").showModal();
-    if (action === "undo" && !saving.busy()) return find("#undo_form").requestSubmit();
+    if (action === "undo" && !saving.busy()) return saving.going ? saving.going.then(() => find("#undo_form").requestSubmit()) : find("#undo_form").requestSubmit();
     if (action === "guidelines") return guidelines();
     if (!section().dataset.assignment) return false;
     if (key === "Enter") return confirm();

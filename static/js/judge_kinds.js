@@ -88,7 +88,7 @@
       list.append(item("group", index, number, ...group.map(makeChip)), item("gap", index + 1));
     });
     find("[data-tray] .chips").replaceChildren(...open.map(makeChip));
-    find("[data-tray]").classList.toggle("empty", !open.length);
+    find("[data-tray]").classList.toggle("used", !open.length);
     if (focused !== undefined) chip(focused)?.focus({ preventScroll: true });
   };
 

@@ -83,6 +83,14 @@
   const send = () => { if (form()) form().requestSubmit(button || document.querySelector("[data-confirm]")); };
   saving.tryNow = () => { if (!saving.underWay) { clearTimeout(timer); send(); } };
 
+  const keepUnsent = () => {
+    const said = new URLSearchParams(new FormData(form()));
+    said.set("active_ms", saving.activeMs());
+    said.delete("csrfmiddlewaretoken");
+    keep(storeName("unsent", said.get("key")), { url: form().getAttribute("action"), body: said.toString(), assignment: said.get("assignment") });
+    return said;
+  };
+
   // --- requests ---
 
   const csrf = () => (document.cookie.match(/(?:^|; )(?:csrftoken|__Host-csrf)=([^;]+)/) || [])[1];
@@ -96,11 +104,8 @@
     }
     if (isMain(event) && event.detail.path === form().getAttribute("action")) {
       event.detail.parameters.active_ms = saving.activeMs();
-      const said = new URLSearchParams(new FormData(form()));
-      said.set("active_ms", saving.activeMs());
-      said.delete("csrfmiddlewaretoken");
+      const said = keepUnsent();
       saving.underWay = { key: said.get("key"), assignment: said.get("assignment"), button: null };
-      keep(storeName("unsent", said.get("key")), { url: event.detail.path, body: said.toString(), assignment: said.get("assignment") });
     } else if (isMain(event)) {
       // A skip: safe to repeat as well, but not worth keeping beyond this page.
       const sent = event.detail.triggeringEvent;
@@ -148,6 +153,71 @@
   });
   window.addEventListener("online", () => { if (saving.busy()) saving.tryNow(); });
 
+  const headers = () => ({ "Content-Type": "application/x-www-form-urlencoded", "HX-Request": "true", "X-CSRFToken": csrf() || document.querySelector("[name=csrfmiddlewaretoken]").value });
+  const ours = (response) => response.headers.get("X-Judging") === "1";
+  const sectionIn = (html) => Object.assign(document.createElement("template"), { innerHTML: html }).content.querySelector("#comparison");
+
+  // --- the next comparison, kept ready: it is on the screen while the judgement before it is still being saved ---
+
+  const STALE_AFTER = 15 * 60 * 1000; // its lease lasts a little longer
+  let ahead = null;
+
+  saving.fetchAhead = async () => {
+    const now = section();
+    await saving.going; // till it is saved, the one before is still ours and would be what comes next
+    if (section() !== now) return;
+    if (ahead && ahead.section.dataset.assignment === now.dataset.assignment) ahead = null;
+    if (ahead || !now.dataset.assignment || navigator.connection?.saveData) return;
+    const body = new URLSearchParams({ assignment: now.dataset.assignment });
+    let response;
+    try { response = await fetch(now.dataset.aheadUrl, { method: "POST", body, headers: headers() }); } catch { return; } // then it comes with the answer
+    if (response.status !== 200 || !ours(response)) return;
+    const found = sectionIn(await response.text());
+    if (found && section() === now && found.dataset.assignment !== now.dataset.assignment) ahead = { section: found, at: Date.now() };
+  };
+
+  const show = (next) => {
+    section().replaceWith(next);
+    htmx.process(next);
+    saving.shown(next);
+  };
+
+  // Send the judgement and show what was kept ready; false when there is nothing ready. Should sending fail, the judged
+  // one comes back to the screen, says so, and goes on trying.
+  saving.goAhead = () => {
+    if (!ahead || Date.now() - ahead.at > STALE_AFTER || saving.going) { ahead = null; return false; }
+    const [before, next] = [section(), ahead.section];
+    const said = keepUnsent();
+    const url = form().getAttribute("action");
+    ahead = null;
+    saving.going = fetch(url, { method: "POST", body: said, headers: headers(), signal: AbortSignal.timeout(10000) })
+      .then((response) => (ours(response) && [200, 422].includes(response.status) ? response.text().then((html) => [response, html]) : [response, ""]), () => [null, ""])
+      .then(([response, html]) => landed(before, next, said, response, html))
+      .finally(() => { saving.going = null; document.body.removeAttribute("data-judge-going"); });
+    document.body.setAttribute("data-judge-going", "");
+    show(next);
+    return true;
+  };
+
+  const landed = (before, next, said, response, html) => {
+    if (!html) {
+      show(before);
+      const signedOut = response && (response.status === 403 || response.redirected);
+      say(signedOut ? "signedOut" : "failed");
+      timer = setTimeout(send, 1000 * WAITS[0]);
+      retries = 1;
+      return;
+    }
+    if (response.status === 200) forget(said.get("assignment"), said.get("key"));
+    else localStorage.removeItem(storeName("unsent", said.get("key")));
+    const answer = sectionIn(html);
+    if (section() !== next || answer.dataset.assignment !== next.dataset.assignment) return show(answer);
+    // The one on the screen is the one the server means: take over what is new around it.
+    for (const part of ["#undo_form", ".head > p", "[data-notices]"]) next.querySelector(part).replaceWith(answer.querySelector(part));
+    htmx.process(next.querySelector("#undo_form"));
+    saving.around(answer.dataset.announce.trim());
+  };
+
   // --- what an earlier page could not send ---
 
   saving.sendKept = async () => {
@@ -155,9 +225,8 @@
     let sent = 0;
     for (const name of keptNames("unsent")) {
       const unsent = kept(name);
-      const headers = { "Content-Type": "application/x-www-form-urlencoded", "HX-Request": "true", "X-CSRFToken": csrf() || document.querySelector("[name=csrfmiddlewaretoken]").value };
       let response;
-      try { response = await fetch(unsent.url, { method: "POST", body: unsent.body, headers }); } catch { return sent; }
+      try { response = await fetch(unsent.url, { method: "POST", body: unsent.body, headers: headers() }); } catch { return sent; }
       if (response.headers.get("X-Judging") !== "1" && response.status !== 404) return sent;
       forget(unsent.assignment, name.split(".").slice(3).join("."));
       sent += response.ok ? 1 : 0;

@@ -144,7 +144,7 @@ def test_a_ranking_by_touch_on_a_phone(browser: Browser, site: str) -> None:
     for place in (2, 0, 3, 1):
         page.locator(f"[data-chip='{place}']").tap()
     page.locator("[data-confirm]").tap()
-    expect(page.locator(".empty")).to_be_visible()
+    wait_for_another(page, first)
     assert on_screen(Preference.objects.get().ranking, first) == [[2], [0], [3], [1]]
     context.close()
     assert not watched.problems()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest import mock
 
 from django.conf import settings
 from hypothesis import HealthCheck, note
@@ -85,6 +86,24 @@ class QueueMachine(RuleBasedStateMachine):
                 return work
         return None
 
+    def expected_ahead(self, person: int, work: int) -> int | None:
+        place = self.places[person, work]
+        if not self.is_live(place) or place.until is None:
+            return None
+        others = [
+            (self.places[person, other].until, other)
+            for other in range(4)
+            if other != work and self.is_live(self.places[person, other]) and other not in self.withdrawn
+        ]
+        if others:
+            until, other = max(others)
+            return other if until is not None and until < place.until else None
+        for other in range(4):
+            free = self.open(other) and self.taken(other) < self.overlaps[other]
+            if other != work and free and self.places[person, other].state not in ("judged", "skipped"):
+                return other
+        return None
+
     def row(self, person: int, work: int) -> Assignment:
         return Assignment.objects.get(annotator=self.people[person], comparison=self.work[work])
 
@@ -105,6 +124,26 @@ class QueueMachine(RuleBasedStateMachine):
         assert got.fencing_token == place.token
         assert not place.order or place.order == got.shown_order, "the shown order was redrawn"
         place.state, place.until, place.order = "leased", now + LEASE, got.shown_order
+
+    @rule(person=PEOPLE, work=WORK)
+    def claim_ahead(self, person: int, work: int) -> None:
+        place = self.places[person, work]
+        if not place.token:
+            return
+        now = self.tick()
+        wanted = self.expected_ahead(person, work)
+        with mock.patch.object(queue, "PLENTY", 1):
+            got = queue.claim_ahead(self.row(person, work), self.people[person], now=now)
+        note(f"ahead of {work} by {person}: wanted {wanted}")
+        assert (None if got is None else self.work.index(got.comparison)) == wanted
+        if got is None or wanted is None:
+            return
+        other = self.places[person, wanted]
+        if not self.is_live(other):
+            other.token += 1
+            other.until = place.until - timedelta(seconds=1) if place.until else None
+        assert got.fencing_token == other.token and got.lease_expires_at == other.until
+        other.state, other.order = "leased", got.shown_order
 
     @rule(person=PEOPLE, work=WORK, stale=st.booleans())
     def renew(self, person: int, work: int, stale: bool) -> None:
