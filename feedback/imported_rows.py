@@ -139,11 +139,11 @@ def write_prompts(data_import: DataImport, batch: list[Asking]) -> tuple[dict[st
     if new:
         fixed = {"source": str(data_import), "split": data_import.options.get("split", Prompt.Split.TRAIN)}
         # Sampling may add the same prompt at this moment: the constraint decides, and both go on.
-        insert(
+        ids = insert(
             Prompt, PROMPT_COLUMNS, list(new.values()), ignore_conflicts=True,
             project_id=data_import.project_id, **fixed,
         )  # fmt: skip
-        known = existing()
+        known = {**known, **dict(zip(new, ids, strict=True))} if len(ids) == len(new) else existing()
     return known, set(new)
 
 

@@ -290,8 +290,8 @@ def write(claim: Claim) -> None:
 def room_for_indexes() -> Iterator[None]:
     """Let SQLite keep more pages in memory meanwhile.
 
-    Keys by hash land anywhere in their indexes: with its usual 2 MiB it would read and write back nearly every
-    page for every row, and at 100,000 rows be four times as slow as at 1,000.
+    Keys by hash land anywhere in their indexes: with its usual 2 MiB it would read and write back nearly
+    every page for every row, and take ever longer as the tables grow.
     """
     if connection.vendor != "sqlite":
         yield
