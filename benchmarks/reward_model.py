@@ -1,6 +1,6 @@
 """What the reward model learns from judges who are simulated, and so known to the last digit.
 
-    python -m benchmarks.reward_model
+    ./run reward-model
 
 A text is a prompt of one word (of four) and six words of eight. The taste gives every word a worth that
 depends on the prompt, and takes some off for saying a word twice. Judges see the difference of two texts'
