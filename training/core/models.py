@@ -48,6 +48,7 @@ class Policy:
     half the memory (`folders.halve`). Log-probabilities are float32 arithmetic either way.
     """
 
+    mixed = False  # float32 weights, bfloat16 arithmetic
     compiled: Any = None
     decodes_in_place: bool | None = None  # `sampling` finds out
 
