@@ -214,6 +214,9 @@ def compared(
     """The figures of one part against those of the other half."""
     units = {"reward": PAIRS, "sample": 32 * 48}.get(name, 32)
     figures: dict[str, Any] = {"unit": {"reward": "pairs", "sample": "tokens"}.get(name, "prompts")}
+    # On a busy machine a single look at the limit is too low: the best look counts.
+    seen = [rate for found in final.values() for rate in found["gemm_gflops_before_after"]]
+    limit["peak_gflops"] = max(limit["peak_gflops"], *seen)
     best = flops(limit, name, shape) / limit["peak_gflops"]
     for who, side_ in (("trl", "trl"), ("ours", name)):
         seconds = taken[side_]
@@ -297,9 +300,6 @@ def measure(figures: dict[str, Any], bench: Bench, shapes: Sequence[str], parts:
             folder.mkdir()
             prepare(bench, shape, folder)
             limit = limits(bench, folder / "theirs")
-            figures["matmul_limit_gflops"] = max(
-                figures.get("matmul_limit_gflops", 0.0), limit["peak_gflops"]
-            )
             for names in together(parts):
                 found = (
                     {"start": starts(bench, shape, folder)}
@@ -310,6 +310,7 @@ def measure(figures: dict[str, Any], bench: Bench, shapes: Sequence[str], parts:
                     figures[f"{name} {shape}"] = values
                     passed = passed and values["pass"]
                     print(f"  {name} {shape}: {json.dumps(values)}", file=sys.stderr, flush=True)
+            figures[f"matmul_limit_gflops {shape}"] = limit["peak_gflops"]
     return passed
 
 
