@@ -15,7 +15,7 @@ from html.parser import HTMLParser
 from http.cookiejar import CookieJar
 from typing import cast
 
-from feedback.models import Message
+from feedback.models import ComparisonKind, Message
 from feedback.simulation import SimulatedAnnotator
 
 TIMEOUT = 30
@@ -42,6 +42,8 @@ class PageReader(HTMLParser):
         self.forms: dict[str, dict[str, str]] = {}
         self.page = Page()
         self.form = ""
+        self.kind = ""
+        """What the page asks for: a pairwise comparison, a ranking, ..."""
         self.role = ""
         self.letter = ""
         self.depth = 0
@@ -53,6 +55,7 @@ class PageReader(HTMLParser):
         if tag == "form":
             self.form = found.get("id") or f"form {len(self.forms)}"
             self.forms[self.form] = {}
+            self.kind = found.get("data-kind") or self.kind
         elif tag == "input" and found.get("type") == "hidden" and found.get("name"):
             self.forms.setdefault(self.form, {})[cast(str, found["name"])] = found.get("value") or ""
         elif "turn" in classes:
@@ -86,6 +89,8 @@ def read_page(html: str) -> Page | None:
     reader.close()
     if "judgement" not in reader.forms:
         return None
+    if reader.kind != ComparisonKind.PAIRWISE:
+        raise PageError(f"the page asks for a {reader.kind}; simulated annotators judge pairs only")
     reader.page.fields = reader.forms["judgement"]
     if set(reader.page.completions) != {"a", "b"}:
         raise PageError(f"the page shows the completions {sorted(reader.page.completions)}")

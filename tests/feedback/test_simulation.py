@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.test import Client
+from django.urls import reverse
 
 from feedback import simulation
-from feedback.models import Assignment, Membership, Preference, User
+from feedback.annotating import PageError, read_page
+from feedback.models import Assignment, Membership, Preference, Project, User
 from feedback.simulation import Helpful, SimulatedAnnotator
 from tests.factories import make_comparison, make_member, make_project, make_prompt, make_user
 
@@ -128,3 +132,13 @@ def test_command_takes_over_nobodys_account() -> None:
         call_command("simulate_annotators", "desk", "--base-url", "http://127.0.0.1:1")
     person.refresh_from_db()
     assert person.check_password("x" * 12)
+
+
+@pytest.mark.django_db
+def test_a_page_of_another_kind_is_refused_in_words(
+    project: Project, sign_in: Callable[[User], Client]
+) -> None:
+    make_comparison(project=project, kind="rating")
+    html = sign_in(make_member(project=project)).get(reverse("judge", args=[project.slug])).content.decode()
+    with pytest.raises(PageError, match="asks for a rating; simulated annotators judge pairs only"):
+        read_page(html)

@@ -12,6 +12,8 @@ import pytest
 from feedback.models import Completion, Preference, Project, Prompt, User
 from tests import factories
 from training import snapshots
+from training.forms import freezable
+from training.loop import count_judgements
 from training.models import Snapshot
 from training.snapshots import NothingToFreeze
 
@@ -186,6 +188,29 @@ def test_corrections_and_demonstrations_are_frozen_for_imitation(project: Projec
     )  # fmt: skip
     snapshot = snapshots.freeze_demonstrations(project, actor=engineer, source="written")
     assert "mended" not in {row["completion"] for row in rows(snapshot)}
+
+
+def test_what_can_be_frozen_is_counted_as_it_is_frozen(project: Project, engineer: User) -> None:
+    judge(project, [1] * 10 + [0])
+    judge(project, [0], acceptability="neither")
+    three = {"project": project, "kind": "ranking", "texts": ("a", "b", "c")}
+    factories.make_preference(comparison=factories.make_comparison(**three), ranking=[[0, 1], [2]])
+    factories.make_preference(
+        comparison=factories.make_comparison(**three), ranking=[[0, 1], [2]], acceptability="neither"
+    )
+    for ratings in ([{"kind": 3}], [{"kind": 3}, {"kind": 3}], [{"kind": 1}, {"kind": 5}]):
+        texts = tuple("de"[: len(ratings)])
+        comparison = factories.make_comparison(project=project, kind="rating", texts=texts)
+        factories.make_preference(comparison=comparison, ratings=ratings)
+    written = factories.make_completion(prompt=factories.make_prompt(project=project), source="written")
+    factories.make_preference(
+        comparison=factories.put_up(written.prompt, [], kind="demonstration"), written=written
+    )
+    counts = snapshots.freeze_preferences(project, actor=engineer).counts
+    now = freezable(project)
+    assert (now.pairs, now.pairs - now.decided) == (counts["pairs"], counts["ties"]) == (18, 3)
+    # Of the judgements those count that say which is better: ten pairs, two rankings, two ratings of two.
+    assert count_judgements(project, since=None)["decided"] == 14
 
 
 def test_a_text_that_came_with_no_judgement_counts_as_written(project: Project, engineer: User) -> None:
