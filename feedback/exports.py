@@ -216,4 +216,7 @@ WRITERS: dict[ExportFormat, Writer] = {
 def export(project: Project, format: ExportFormat, selection: Selection) -> Iterator[bytes]:
     """The bytes of a file, piece by piece. The same judgements always give the same bytes."""
     writer = WRITERS[format]
+    if not writer.everything:
+        # What was taken back or replaced is history: only where rows say so may it stand.
+        selection = selection._replace(current=True)
     return writer.file(objects(project, selection, writer))

@@ -135,6 +135,8 @@ class PromptFilterForm(forms.Form):
 class ExportForm(forms.Form):
     """Every choice maps to one fixed filter; a download, so it is sent by GET."""
 
+    advanced = ("split", "since", "annotator", "every")
+
     format = forms.ChoiceField(
         label=gettext_lazy("Format"), required=False, choices=ExportFormat.choices, initial=ExportFormat.TRL
     )
@@ -159,7 +161,9 @@ class ExportForm(forms.Form):
     every = forms.BooleanField(
         label=gettext_lazy("With judgements taken back or replaced"),
         required=False,
-        help_text=gettext_lazy("Only the format with everything can show them; in others they give no row."),
+        help_text=gettext_lazy(
+            "Only in the format with everything that is recorded: each row there says whether it is in force."
+        ),
     )
     with_imported = forms.BooleanField(label=gettext_lazy("With imported preferences"), required=False)
     with_simulated = forms.BooleanField(label=gettext_lazy("With simulated annotators"), required=False)

@@ -308,6 +308,8 @@ def test_judgements_no_longer_in_force_only_stand_where_everything_stands(told_o
     every = {row["judgement"]: row["in_force"] for row in lines(told_of, "judgements", EVERYTHING)}
     assert {pk for pk, in_force in every.items() if in_force} == current
     assert len(every) == len(current) + 3
+    for format in ("trl", "hh", "unpaired", "csv", "demonstrations", "label_studio"):
+        assert told(told_of, format, EVERYTHING) == told(told_of, format, Selection(purposes=()))
 
 
 def test_judging_during_an_export_does_not_change_it(
