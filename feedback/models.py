@@ -430,6 +430,8 @@ class Assignment(models.Model):
     fencing_token = models.PositiveIntegerField(default=1)
     """Raised at each new lease of this row: a submit under an older one is recognised as late."""
     skip_reason = models.CharField(_("skip reason"), max_length=200, blank=True)
+    draft = models.JSONField(_("draft"), default=dict, blank=True)
+    """What was typed so far, by field of the form, and `at`, when that was; gone once judged or skipped."""
     created_at = models.DateTimeField(_("opened"), auto_now_add=True)
     closed_at = models.DateTimeField(_("closed"), null=True, blank=True)
 

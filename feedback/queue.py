@@ -21,7 +21,7 @@ import secrets
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import connection, transaction
@@ -355,6 +355,7 @@ def close(assignment: Assignment, state: Assignment.State, now: datetime, *, ski
     assignment.state = state
     assignment.closed_at = now
     assignment.skip_reason = skip_reason
+    assignment.draft = {}
     assignment.save()
 
 
@@ -364,6 +365,12 @@ def settle(comparison: Comparison) -> None:
     state = Comparison.State.DONE if judged >= comparison.overlap else Comparison.State.OPEN
     rows = Comparison.objects.filter(pk=comparison.pk).exclude(state__in=(state, Comparison.State.WITHDRAWN))
     rows.update(state=state)
+
+
+def keep_draft(assignment: Assignment, annotator: User, *, fencing_token: int, draft: dict[str, Any]) -> bool:
+    """Remember what was typed so far; False once the comparison is judged, skipped, or leased anew."""
+    rows = Assignment.objects.filter(pk=assignment.pk, annotator=annotator, fencing_token=fencing_token)
+    return rows.filter(state__in=(LEASED, EXPIRED)).update(draft=draft) == 1
 
 
 def skip(

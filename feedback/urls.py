@@ -25,6 +25,7 @@ urlpatterns: list[URLPattern] = [
     path("p/<slug:slug>/judge/undo/", judging.judge_undo, name="judge_undo"),
     path("p/<slug:slug>/judge/text/", judging.judge_text, name="judge_text"),
     path("p/<slug:slug>/judge/ahead/", judging.judge_ahead, name="judge_ahead"),
+    path("p/<slug:slug>/judge/draft/", judging.judge_draft, name="judge_draft"),
     path("p/<slug:slug>/judge/renew/", judging.judge_renew, name="judge_renew"),
     path("p/<slug:slug>/progress/", progress.progress, name="progress"),
     # data

@@ -6,6 +6,7 @@ may enter a context, nor a completion's id, which would tell which run wrote it.
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import Any
 
@@ -21,8 +22,17 @@ from feedback import queue
 from feedback.access import get_project
 from feedback.forms import FORMS, JudgementForm, LeaseForm, SkipForm
 from feedback.markdown import rendered
-from feedback.models import Assignment, Comparison, ComparisonKind, Preference, Project
-from feedback.views.judging_page import ACTIONS, answer_before, answer_in, page_of, texts_of, view_of
+from feedback.models import Assignment, Comparison, ComparisonKind, Preference, Project, canonical_json
+from feedback.views.judging_page import (
+    ACTIONS,
+    LONGEST_DRAFT,
+    answer_before,
+    answer_in,
+    draft_in,
+    page_of,
+    texts_of,
+    view_of,
+)
 from feedback.views.progress import today
 from rlhf_app.http import Request, whole_number
 
@@ -119,6 +129,22 @@ def judge_undo(request: Request, slug: str) -> HttpResponse:
 
 
 @require_POST
+def judge_draft(request: Request, slug: str) -> HttpResponse:
+    """Keep what was typed so far, so that it is there on another machine too; 409 once it is judged."""
+    project = get_project(request.user, slug)
+    assignment = own_assignment(request, project)
+    form = LeaseForm(request.POST)
+    draft = draft_in(request.POST, FORMS[assignment.comparison.kind](request.POST, assignment=assignment))
+    if not form.is_valid() or len(canonical_json(draft)) > LONGEST_DRAFT:
+        return HttpResponse(status=422)
+    draft["at"] = round(1000 * time.time())
+    kept = queue.keep_draft(
+        assignment, request.user, fencing_token=form.cleaned_data["fencing_token"], draft=draft
+    )
+    return JsonResponse({"at": draft["at"]}) if kept else HttpResponse(status=409)
+
+
+@require_POST
 def judge_ahead(request: Request, slug: str) -> HttpResponse:
     """The comparison after the one on the screen, to be kept ready; 204 where there is none to spare."""
     project = get_project(request.user, slug)
@@ -194,7 +220,7 @@ def show(
     status: int = 200,
 ) -> HttpResponse:
     """The assignment's comparison, filled in with what was posted or what was taken back."""
-    filled = answer_in(form) if form else answer_before(assignment)
+    filled = answer_in(form) if form else assignment.draft or answer_before(assignment)
     if form and not problem:
         problem = " ".join(str(error) for errors in form.errors.values() for error in errors)
     context = {

@@ -60,6 +60,7 @@ ACTIONS = [
     ("guidelines", "h", gettext_lazy("Guidelines beside the work")),
 ]
 """What a person can put on other keys; the keys are kept in their browser."""
+LONGEST_DRAFT = 60_000
 FILLED_FIELDS = ("strength", "acceptability", "comment", "written", "corrects")
 
 
@@ -236,6 +237,13 @@ def answer_in(form: JudgementForm) -> dict[str, Any]:
     """What a refused form said, so that nothing typed is lost."""
     said = {name: form.data.get(name, "") for name in [*FILLED_FIELDS, *form.fields]}
     return said | {"flags": cast(QueryDict, form.data).getlist("flags")}
+
+
+def draft_in(posted: QueryDict, form: JudgementForm) -> dict[str, Any]:
+    """What the form holds of a judgement, finished or not."""
+    names = set(form.fields) - {"assignment", "fencing_token", "key", "active_ms", "flags"}
+    draft: dict[str, Any] = {name: posted[name] for name in sorted(names) if posted.get(name)}
+    return draft | {"flags": posted.getlist("flags")[: len(Flag.choices)]}
 
 
 def answer_before(assignment: Assignment) -> dict[str, Any]:

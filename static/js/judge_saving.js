@@ -5,6 +5,7 @@
   const DAYS_KEPT = 14;
   const WAITS = [1, 2, 4, 8, 15];
   const SLOW_AFTER = 600;
+  const DRAFT_AFTER = 1500;
   const OURS = ["csrfmiddlewaretoken", "assignment", "fencing_token", "key", "active_ms"]; // what a person does not say
   const saving = (window.judgeSaving = {});
   let retries = 0;
@@ -32,13 +33,28 @@
   saving.keepDraft = (activeMs) => {
     if (!form()) return;
     const said = [...new FormData(form())].filter(([name]) => !OURS.includes(name));
-    keep(storeName("draft", section().dataset.assignment), { said, activeMs });
+    const name = storeName("draft", section().dataset.assignment);
+    keep(name, { said, activeMs, saved: kept(name)?.saved || Number(section().dataset.draftAt) || 0 });
+    clearTimeout(drafting);
+    // Choices are made again in a moment; words are not, so they go to the server as well.
+    if (said.some(([field, value]) => ["comment", "written"].includes(field) && value)) drafting = setTimeout(() => sendDraft(name), DRAFT_AFTER);
+  };
+  let drafting = 0;
+  const sendDraft = async (name) => {
+    if (!form() || storeName("draft", section().dataset.assignment) !== name || saving.busy()) return;
+    const body = new URLSearchParams(new FormData(form()));
+    let response;
+    try { response = await fetch(section().dataset.draftUrl, { method: "POST", body, headers: headers() }); } catch { return; } // it is kept in this browser
+    const at = response.ok && !response.redirected ? (await response.json()).at : 0;
+    if (at && kept(name)) keep(name, { ...kept(name), saved: at });
   };
 
   // Fill the form with what was typed here before; returns the active time already spent on it.
   saving.restoreDraft = () => {
     const draft = form() && kept(storeName("draft", section().dataset.assignment));
     if (!draft || !draft.said) return 0;
+    // Another machine has sent a later draft: the form is filled with that one.
+    if (Number(section().dataset.draftAt) > (draft.saved || 0)) return draft.activeMs || 0;
     for (const input of form().elements) {
       if (!input.name || OURS.includes(input.name) || input.type === "submit") continue;
       const values = draft.said.filter(([name]) => name === input.name).map(([, value]) => value);

@@ -36,6 +36,7 @@ NO_PAGE = {
     "gold_withdraw": "takes POST only",
     "judge_text": "JSON for the judging page",
     "judge_ahead": "takes POST only",
+    "judge_draft": "takes POST only",
     "import_cancel": "takes POST only",
     "import_status": "a part of import_detail",
     "import_errors": "a download",

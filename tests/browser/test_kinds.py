@@ -205,6 +205,23 @@ def test_a_demonstration_is_typed_kept_and_sent(
     assert (written.text, written.source) == ("Half a sentence, with keys s, u and 3.", "written")
 
 
+def test_a_text_is_kept_by_the_server_too(page: Page, site: str, open_kind: Callable[[str], str]) -> None:
+    first = open_kind("demonstration")
+    with page.expect_response("**/judge/draft/"):
+        page.locator("textarea[name=written]").fill("Typed at home")
+    expect(page.locator("textarea[name=written]")).to_have_value("Typed at home")
+    page.wait_for_timeout(200)
+    page.evaluate("localStorage.clear()")  # as on another machine
+    page.goto(f"{site}/p/desk/judge/")
+    assert shown(page) == first
+    expect(page.locator("textarea[name=written]")).to_have_value("Typed at home")
+    # A later draft from elsewhere is shown instead of the older one that this browser kept.
+    page.locator("textarea[name=written]").fill("Typed here")
+    Assignment.objects.filter(pk=first).update(draft={"written": "Typed at work", "flags": [], "at": 2**43})
+    page.goto(f"{site}/p/desk/judge/")
+    expect(page.locator("textarea[name=written]")).to_have_value("Typed at work")
+
+
 def test_a_text_written_offline_arrives_once(
     page: Page, site: str, context: BrowserContext, watched: web.Watched, open_kind: Callable[[str], str]
 ) -> None:

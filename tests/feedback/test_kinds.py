@@ -259,6 +259,45 @@ def test_skipping_and_undoing_work_for_every_kind(
     assert mei.post(back | answer).status_code == 200 and Preference.objects.count() == 1
 
 
+# --- drafts -----------------------------------------------------------------------------------------
+
+
+def test_a_draft_is_there_on_another_machine_until_it_is_judged(
+    asked: Comparison, mei: Annotator, sign_in: SignIn
+) -> None:
+    fields = form_in(mei.get())
+    typed = {
+        "written": "Half a tho",
+        "comment": "later",
+        "flags": ["unsafe"],
+        "key": "other key",
+        "junk": "x",
+    }
+    answer = mei.post(fields | typed, mei.verb("draft"))
+    assert answer.status_code == 200 and answer.json()["at"] > 1_700_000_000_000  # type: ignore[attr-defined]
+    person = User.objects.get(pk=Assignment.objects.get().annotator_id)
+    elsewhere = Annotator(sign_in(person), asked.project)
+    html = elsewhere.get()
+    assert "Half a tho</textarea>" in html and "later</textarea>" in html and 'value="unsafe" checked' in html
+    assert set(Assignment.objects.get().draft) == {"written", "comment", "flags", "at"}
+    assert not Preference.objects.exists() and not Completion.objects.exists()
+    elsewhere.post(fields | {"written": "A thought."})
+    assert Assignment.objects.get().draft == {}
+    assert mei.post(fields | typed, mei.verb("draft")).status_code == 409
+    html = mei.post({}, mei.verb("undo")).content.decode()
+    assert "A thought.</textarea>" in html
+
+
+def test_a_draft_is_its_owner_s_and_has_an_end(asked: Comparison, mei: Annotator, sign_in: SignIn) -> None:
+    fields = form_in(mei.get())
+    other = Annotator(sign_in(make_member(project=asked.project)), asked.project)
+    assert other.post(fields | {"written": "x"}, mei.verb("draft")).status_code == 404
+    assert mei.post(fields | {"written": "x" * 60_000}, mei.verb("draft")).status_code == 422
+    old = fields | {"fencing_token": "7", "written": "x"}
+    assert mei.post(old, mei.verb("draft")).status_code == 409
+    assert Assignment.objects.get().draft == {}
+
+
 # --- views of the texts -----------------------------------------------------------------------------
 
 
