@@ -263,10 +263,12 @@ def measure(figures: dict[str, Any], given: Path | None, number: int) -> bool:
         from django.db import connection
 
         figures["database"] = connection.vendor
+        figures["cores"], figures["load_before"] = os.cpu_count(), round(os.getloadavg()[0], 1)
         figures["import"], imported, project = large_import(folder, number)
         print(json.dumps(figures["import"]), file=sys.stderr, flush=True)
         figures["export"], exported = exports(folder, project)
         figures["round_trip"], returned = round_trip(folder, given)
+        figures["load_after"] = round(os.getloadavg()[0], 1)
         return imported and exported and returned
     finally:
         shutil.rmtree(folder, ignore_errors=True)

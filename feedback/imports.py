@@ -34,7 +34,7 @@ from feedback.lines import BadFile, BadRow
 from feedback.models import AuditEntry, DataImport, Project, User
 
 State = DataImport.State
-BATCH_ROWS, LEAST_BATCH_ROWS = 200, 50
+BATCH_ROWS, LEAST_BATCH_ROWS = 200, 100
 HOLD_SECONDS = 0.08
 """How long a batch may keep SQLite's one write lock."""
 PAUSE_SECONDS = 0.02

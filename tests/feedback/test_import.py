@@ -519,9 +519,10 @@ def test_a_batch_that_holds_the_lock_for_long_makes_the_next_one_smaller(
     sizes = []
     true = imports.write_rows
     monkeypatch.setattr(imports, "write_rows", lambda *args: sizes.append(len(args[2])) or true(*args))
+    monkeypatch.setattr(imports, "BATCH_ROWS", 200)
     monkeypatch.setattr(imports, "HOLD_SECONDS", 0.0)
     imported(project, MANY)
-    assert sizes == [100] + [50] * 7
+    assert sizes == [200] + [100] * 2 + [50]
 
 
 def test_a_queued_import_can_be_cancelled(project: Project) -> None:
