@@ -35,6 +35,8 @@ from feedback.models import AuditEntry, DataImport, Project, User
 
 State = DataImport.State
 BATCH_ROWS, LEAST_BATCH_ROWS = 200, 100
+BATCH_CHARACTERS = 4 * 1024**2
+"""Of text, after which a batch is written however few rows it has: a file may be all huge rows."""
 HOLD_SECONDS = 0.08
 """How long a batch may keep SQLite's one write lock."""
 PAUSE_SECONDS = 0.02
@@ -266,7 +268,7 @@ def write(claim: Claim) -> None:
     people = People(data_import.project)
     with room_for_indexes(), rows_of(data_import) as (rows, raw):
         batch: list[Asking] = []
-        size = BATCH_ROWS
+        size, characters = BATCH_ROWS, 0
         for row in rows:
             if isinstance(row, BadRow):
                 if not data_import.skip_bad_rows:
@@ -274,11 +276,13 @@ def write(claim: Claim) -> None:
                 continue
             if row.line <= data_import.last_line:
                 continue
-            if len(batch) >= size and row.line > batch[-1].row.line:
+            full = len(batch) >= size or characters > BATCH_CHARACTERS
+            if full and row.line > batch[-1].row.line:
                 # Never between rows of one object: it is known by its number whether they are written.
                 size = write_batch(claim, people, batch, counts, read=raw.tell())
-                batch = []
+                batch, characters = [], 0
             batch.append(Asking.of(row))
+            characters += sum(map(len, row.completions)) + sum(len(turn["content"]) for turn in row.messages)
         if batch:
             write_batch(claim, people, batch, counts, read=raw.tell())
     with transaction.atomic():

@@ -337,6 +337,14 @@ def test_every_word_of_a_refusal_can_be_translated(name: str, loud: None) -> Non
     assert re.findall("[a-z]+", re.sub(names + python, "", only_error(content, format))) == []
 
 
+def test_rows_of_other_schemas_are_named_by_what_they_lack() -> None:
+    content = GOOD + line(prompt="only a prompt") + line(chosen="x", answer="y") + GOOD
+    assert [str(row) for row in rows_of(content, Format.TRL) if isinstance(row, BadRow)] == [
+        "Line 2: 'chosen' missing",
+        "Line 3: unknown column 'answer' (wanted: prompt, messages, chosen, rejected, margin, id)",
+    ]
+
+
 def test_reading_goes_on_after_a_bad_row() -> None:
     content = GOOD.encode() + b"\xff\n" + b"{\n" + GOOD.encode() + b'{"chosen": "a"}\n' + GOOD.encode()
     rows = rows_of(content, Format.TRL)

@@ -525,6 +525,15 @@ def test_a_batch_that_holds_the_lock_for_long_makes_the_next_one_smaller(
     assert sizes == [200] + [100] * 2 + [50]
 
 
+def test_huge_rows_are_written_a_few_at_a_time(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    true = imports.write_rows
+    monkeypatch.setattr(imports, "write_rows", lambda *args: sizes.append(len(args[2])) or true(*args))
+    huge = "x" * 1_500_000
+    done = imported(project, pairs(*[(f"p{number}", huge, "b") for number in range(7)]))
+    assert (done.state, sizes) == ("done", [3, 3, 1])
+
+
 def test_a_queued_import_can_be_cancelled(project: Project) -> None:
     data_import = upload(project, THREE)
     assert imports.cancel(data_import, actor=data_import.created_by)
