@@ -48,6 +48,8 @@ UNDO_WITHIN = timedelta(hours=24)
 """Older judgements stay: others have built on them."""
 
 
+SHOWN_WITH = ("comparison__project", "comparison__prompt")
+"""What the page needs of an assignment."""
 PLENTY = 20
 """So many free comparisons must be left for somebody to hold a second one."""
 GOLD_OVERLAP = 10_000
@@ -147,11 +149,11 @@ def claim(project: Project, annotator: User, *, now: datetime | None = None) -> 
     each other. Whoever gets None there asks again outside.
     """
     patient = not connection.in_atomic_block
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         hold(annotator)
         now = now or timezone.now()
         mine = Assignment.objects.filter(live(now), annotator=annotator, comparison__project=project)
-        mine = mine.exclude(comparison__state=Comparison.State.WITHDRAWN)
+        mine = mine.exclude(comparison__state=Comparison.State.WITHDRAWN).select_related(*SHOWN_WITH)
         # After an undo there are two: the one just taken back is the later lease and comes first.
         held = mine.order_by("-lease_expires_at", "-pk").first()
         if held is not None:
@@ -166,14 +168,15 @@ def take(
 ) -> Assignment | None:
     """A new lease, on gold when that is due, else on what comes next but `but`; the annotator is held."""
     if project.gold_rate and gold_is_due(project) and queue_for(project, annotator, now).exists():
-        rows = gold_for(project, annotator, now).exclude(pk=but)
-        gold = rows.select_for_update(skip_locked=locks_rows()).first()
+        rows = gold_for(project, annotator, now).exclude(pk=but).select_related("project", "prompt")
+        gold = rows.select_for_update(skip_locked=locks_rows(), of=("self",)).first()
         if gold is not None:
             return lease(gold, annotator, now)
     # A locked comparison may be free a moment later, so before saying "nothing left" wait for the locks.
     for skip_locked in (True, False) if patient and locks_rows() else (True,):
         queue = queue_for(project, annotator, now).exclude(pk=but)
-        queue = queue.select_for_update(skip_locked=skip_locked)
+        queue = queue.select_related("project", "prompt")
+        queue = queue.select_for_update(skip_locked=skip_locked, of=("self",))
         while (comparison := queue.first()) is not None:
             # Its last slot may have gone between our reading and our lock: ask again, under the lock.
             if not locks_rows() or with_free_slots(now).filter(pk=comparison.pk).exists():
@@ -315,7 +318,7 @@ def submit(
     recorded row; so does another form for a comparison already judged. Raises KeyReused when the key comes
     with another body.
     """
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         assignment = locked(assignment, annotator)
         now = now or timezone.now()
         known = Preference.objects.filter(idempotency_key=key).first()
@@ -356,7 +359,7 @@ def close(assignment: Assignment, state: Assignment.State, now: datetime, *, ski
     assignment.closed_at = now
     assignment.skip_reason = skip_reason
     assignment.draft = {}
-    assignment.save()
+    assignment.save(update_fields=["state", "closed_at", "skip_reason", "draft"])
 
 
 def settle(comparison: Comparison) -> None:

@@ -38,6 +38,7 @@
     tieNext = false;
     apply(rest, place);
   };
+  const tie = () => { tieNext = !tieNext && groups().length > 0; draw(); };
   const takeBack = () => {
     const rest = groups();
     if (!rest.length) return;
@@ -89,6 +90,7 @@
     });
     find("[data-tray] .chips").replaceChildren(...open.map(makeChip));
     find("[data-tray]").classList.toggle("used", !open.length);
+    find("[data-tie]").setAttribute("aria-pressed", tieNext);
     if (focused !== undefined) chip(focused)?.focus({ preventScroll: true });
   };
 
@@ -135,6 +137,7 @@
     const button = event.target.closest?.("[data-chip]");
     if (button) append(Number(button.dataset.chip));
     if (event.target.closest?.("[data-clear-ranks]")) apply([]);
+    if (event.target.closest?.("[data-tie]")) tie();
   });
 
   kinds.ranking = {
@@ -144,7 +147,7 @@
     marks: draw,
     improves: () => groups()[0]?.[0] ?? 0,
     press: (key, event) => {
-      if (key === "=") { tieNext = true; return true; }
+      if (key === "=") return tie();
       if (key === "Backspace") return takeBack();
       const focused = event.target.dataset.chip;
       if (focused !== undefined && (key === "ArrowLeft" || key === "ArrowRight")) return move(Number(focused), key === "ArrowLeft" ? -1 : 1);

@@ -143,9 +143,13 @@ def test_a_ranking_by_touch_on_a_phone(browser: Browser, site: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     for place in (2, 0, 3, 1):
         page.locator(f"[data-chip='{place}']").tap()
+        if place == 0:
+            page.locator("[data-tie]").tap()
+            expect(page.locator("[data-tie]")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("[data-tie]")).to_have_attribute("aria-pressed", "false")
     page.locator("[data-confirm]").tap()
     wait_for_another(page, first)
-    assert on_screen(Preference.objects.get().ranking, first) == [[2], [0], [3], [1]]
+    assert on_screen(Preference.objects.get().ranking, first) == [[2], [0, 3], [1]]
     context.close()
     assert not watched.problems()
 
