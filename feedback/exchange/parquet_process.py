@@ -21,7 +21,7 @@ def fail(status: int, said: str) -> None:
 
 def check(kind: Any, name: str) -> None:
     """Text, numbers, truths, lists and objects of these; bytes, times and extensions are no data of ours."""
-    from pyarrow import types  # type: ignore[import-not-found, unused-ignore]
+    from pyarrow import types  # type: ignore[import-untyped]
 
     if types.is_list(kind) or types.is_large_list(kind):
         check(kind.value_type, name)
