@@ -318,7 +318,7 @@ def submit(
     recorded row; so does another form for a comparison already judged. Raises KeyReused when the key comes
     with another body.
     """
-    with transaction.atomic(savepoint=False):
+    with transaction.atomic():
         assignment = locked(assignment, annotator)
         now = now or timezone.now()
         known = Preference.objects.filter(idempotency_key=key).first()
