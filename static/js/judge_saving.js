@@ -227,7 +227,8 @@
     if (response.status === 200) forget(said.get("assignment"), said.get("key"));
     else localStorage.removeItem(storeName("unsent", said.get("key")));
     const answer = sectionIn(html);
-    if (section() !== next || answer.dataset.assignment !== next.dataset.assignment) return show(answer);
+    if (section() !== next) return; // a later answer has come first
+    if (answer.dataset.assignment !== next.dataset.assignment) return show(answer);
     // The one on the screen is the one the server means: take over what is new around it.
     for (const part of ["#undo_form", ".head > p", "[data-notices]"]) next.querySelector(part).replaceWith(answer.querySelector(part));
     htmx.process(next.querySelector("#undo_form"));

@@ -50,6 +50,8 @@ def wait_for_another(page: Page, before: str) -> str:
     """What is on the screen now, once the judgement of `before` has been saved."""
     expect(page.locator("#comparison")).not_to_have_attribute("data-assignment", before)
     expect(page.locator("body[data-judge-going]")).to_have_count(0)
+    # What could not be saved has come back, and goes when it is.
+    expect(page.locator("#comparison")).not_to_have_attribute("data-assignment", before)
     return shown(page)
 
 
