@@ -325,7 +325,7 @@ class LaunchForm(forms.Form):
                 label=_("Put them up for judgement"),
                 required=False,
                 initial=True,
-                help_text=_("Completions of one prompt are paired, and people compare them next."),
+                help_text=_("People judge them next, in pairs or as the project's kind of judgement says."),
             )
 
     @property
