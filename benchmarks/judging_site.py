@@ -142,9 +142,12 @@ class Web:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        from django.conf import settings
+
         from rlhf_app.processes import web_program
 
-        command = web_program("127.0.0.1", self.port, behind_proxy=False, trusted="").command
+        several = {"behind_proxy": False, "trusted": "", "count": settings.WEB_PROCESSES}
+        command = web_program("127.0.0.1", self.port, **several).command
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
         deadline = time.monotonic() + 60

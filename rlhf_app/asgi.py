@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import multiprocessing
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from django.core.asgi import get_asgi_application
+
+from rlhf_app import child
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "rlhf_app.settings")
 
@@ -82,4 +85,13 @@ async def refuse(send: Send, limit: int) -> None:
     await send({"type": "http.response.body", "body": f"{text}\n".encode()})
 
 
+def one_of_several() -> bool:
+    """Whether uvicorn started this process as one of its workers."""
+    from django.conf import settings
+
+    return int(settings.WEB_PROCESSES) > 1 and multiprocessing.parent_process() is not None
+
+
 application = BodyLimit(get_asgi_application())
+if one_of_several():
+    child.die_with_parent(os.getppid())  # a killed uvicorn would leave it holding the port

@@ -147,7 +147,9 @@ def web_program(host: str, port: int) -> processes.Program:
     from django.conf import settings
 
     behind = bool(settings.SECURE_PROXY_SSL_HEADER)
-    return processes.web_program(host, port, behind_proxy=behind, trusted=settings.TRUSTED_PROXIES)
+    return processes.web_program(
+        host, port, behind_proxy=behind, trusted=settings.TRUSTED_PROXIES, count=settings.WEB_PROCESSES
+    )
 
 
 def given(name: str) -> str:

@@ -39,7 +39,7 @@ def broker_program() -> Program:
     return Program("broker", [str(broker.server_program()), str(broker.CONFIG)], last=True, stop_seconds=1)
 
 
-def web_program(host: str, port: int, *, behind_proxy: bool, trusted: str) -> Program:
+def web_program(host: str, port: int, *, behind_proxy: bool, trusted: str, count: int = 1) -> Program:
     command = [
         *(sys.executable, "-m", "uvicorn", "rlhf_app.asgi:application", "--host", host, "--port", str(port)),
         # Without a limit an open stream keeps the server from ending. Addresses of sign-in links are secrets,
@@ -47,6 +47,7 @@ def web_program(host: str, port: int, *, behind_proxy: bool, trusted: str) -> Pr
         *("--timeout-graceful-shutdown", "3", "--no-access-log", "--no-server-header", "--lifespan", "off"),
         # Whose word on the client's address is believed: else all clients of a proxy share one address.
         *(("--proxy-headers", "--forwarded-allow-ips", trusted) if behind_proxy else ("--no-proxy-headers",)),
+        *(("--workers", str(count)) if count > 1 else ()),
     ]
     return Program("web", command)
 

@@ -92,6 +92,11 @@ SQLITE_OPTIONS = {
 }
 
 
+IN_WEB_PROCESS = "rlhf_app.asgi" in sys.modules
+POOL = {"min_size": 2, "max_size": 12, "timeout": 20}
+"""Connections of one web process: its requests run on threads that come and go, and cannot keep one."""
+
+
 def database(url: str) -> dict[str, object]:
     """Django's DATABASES entry for `sqlite:///PATH` or `postgresql://user:password@host:port/name`."""
     parts = urlsplit(url)
@@ -114,8 +119,8 @@ def database(url: str) -> dict[str, object]:
             "PASSWORD": unquote(parts.password or ""),
             "HOST": parts.hostname or "",
             "PORT": port,
-            "CONN_MAX_AGE": 60,
             "CONN_HEALTH_CHECKS": True,
+            **({"OPTIONS": {"pool": POOL}} if IN_WEB_PROCESS else {"CONN_MAX_AGE": 60}),
         }
     env.problem(
         "DATABASE_URL",
@@ -207,6 +212,7 @@ RUN_CANCEL_GRACE_SECONDS = 15
 RUN_MAX_ATTEMPTS = 3
 TRAINER_COMMAND = [sys.executable, "-m", "training.core"]
 TRAINER_THREADS = env.integer("TRAINER_THREADS", 2, low=1, high=1024)
+WEB_PROCESSES = env.integer("WEB_PROCESSES", 1, low=1, high=64)
 TRAINER_PROCESSES = env.integer("TRAINER_PROCESSES", 1, low=1, high=64)
 
 CELERY_BROKER_URL = REDIS_URL
