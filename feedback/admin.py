@@ -163,7 +163,7 @@ class GuidelineAdmin(ReadOnly):
 class DataImportAdmin(ReadOnly):
     list_display = ("id", "project", "file_name", "format", "state", "created_by", "created_at", "page")
     list_select_related = ("project", "created_by")
-    list_filter = ("state", "format", "project")
+    list_filter = ("state", "project")  # not by format: a file that waits to be confirmed may have none yet
     search_fields = ("file_name", "sha256")
 
     @admin.display(description=_("page"))
