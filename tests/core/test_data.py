@@ -133,3 +133,10 @@ def test_prompts_without_room_for_an_answer_are_left_out_by_name_and_number(
     with pytest.raises(Failure, match="4 of 4 prompts are too long") as failed:
         data.prompts(path, chat, limit=96, new_tokens=95)
     assert failed.value.code == "context_too_small"
+
+
+def test_a_split_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
+    rows = [{**tiny.preferences(2)[0], "split": "review"}]
+    path = tiny.write_rows(tmp_path / "snapshot.jsonl", rows)
+    with pytest.raises(protocol.ProtocolError, match="line 1: split is 'review', wanted train or held_out"):
+        data.pairs(path, Chat(tiny.tokenizer()), 64)

@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+)
 
 from tests.core import tiny
 from training.core import batches, folders, models, state, tensors
@@ -190,7 +196,7 @@ def test_logits_made_piece_by_piece_change_neither_facts_nor_gradient(
     whole = facts_and_gradient()
     monkeypatch.setattr(tensors, "LOGITS_AT_ONCE", 2 * 300)
     for one, other in zip(whole, facts_and_gradient(), strict=True):
-        assert torch.allclose(one, other, atol=1e-6, rtol=1e-5)
+        assert torch.allclose(one, other, atol=1e-6 * max(1.0, float(one.abs().max())), rtol=1e-5)
 
 
 # --- precision and compilation ----------------------------------------------------------------------
@@ -446,3 +452,27 @@ def test_an_ensemble_scores_by_its_mean_and_knows_its_doubt(tmp_path: Path, gpt2
         doubt = ((alone - alone.mean(0)) ** 2).mean(0).sqrt()
         assert torch.allclose(together.deviations(batch), doubt, atol=1e-5)
         assert not models.RewardEnsemble(folder / "member-2").deviations(batch).any()
+
+
+def test_capped_logits_are_seen_though_the_pad_token_s_are_zero(tmp_path: Path) -> None:
+    """Gemma 2 caps logits and its padding row is zero: an example of the padding alone would not tell."""
+    shape = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "sliding_window": 8}
+    ends = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1, "final_logit_softcapping": 5.0}
+    torch.manual_seed(0)
+    model = Gemma2ForCausalLM(Gemma2Config(**shape, **heads, **ends)).eval()
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(40.0)
+    policy = models.Policy(tiny.folder(tmp_path / "gemma", model=model))
+    assert not policy.plain_head
+    batch = batches.rows([[5, 9]], [[30, 31, 1]], 0)
+    whole = model(torch.tensor([[5, 9, 30, 31, 1]])).logits[0, 1:-1].log_softmax(-1)
+    expected = whole[torch.arange(3), torch.tensor([30, 31, 1])]
+    assert torch.allclose(policy.logprobs(batch), expected, atol=1e-4)
+
+
+def test_a_template_that_refuses_system_turns_is_named(tmp_path: Path) -> None:
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}x"
+    chat = Chat(tiny.tokenizer(template=refusing))
+    with pytest.raises(Failure, match="refuses a conversation of system, user: no system role"):
+        chat.render([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}])

@@ -89,3 +89,30 @@ def test_two_processes_have_the_losses_of_one(
     weights = [load_file(folder / "output" / "model.safetensors") for folder in (one, two)]
     assert all(torch.allclose(weights[1][name], weight, atol=2e-4) for name, weight in weights[0].items())
     assert len(drive.events(two, "phase")) == len(drive.events(one, "phase")), "one process writes"
+
+
+FAILING = """
+import os, sys
+from training.core import __main__ as trainer, ppo
+if os.environ["RANK"] == "1":
+    def full(*arguments, **named):
+        raise MemoryError("not enough memory")
+    ppo.minibatch = full
+sys.exit(trainer.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.processes
+def test_what_happened_to_another_process_is_told(gpt2: Path, reward_model: Path, tmp_path: Path) -> None:
+    """The first process only sees that a connection broke."""
+    asked = tiny.write_rows(tmp_path / "prompts.jsonl", tiny.prompts())
+    inputs = {"policy": gpt2, "reference": gpt2, "reward_model": reward_model, "prompts": asked}
+    two = tiny.run_dir(tmp_path / "two", "ppo", {"steps": 2, "max_new_tokens": 8}, inputs)
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING, encoding="utf-8")
+    subprocess.run(
+        [*LAUNCHER, "2", str(script), str(two)], capture_output=True, timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+    outcome = protocol.read_outcome(two)
+    assert outcome is not None and (outcome["status"], outcome["code"]) == ("failed", "out_of_memory")

@@ -101,3 +101,10 @@ def test_the_running_deviation_is_that_of_all_scores_at_once() -> None:
 
 def test_equal_scores_are_not_blown_up() -> None:
     assert rewards.RunningDeviation().after(torch.full((6,), 0.3)).value == 1.0
+
+
+def test_what_is_no_number_is_no_score(gpt2: Path) -> None:
+    model = models.RewardModel(gpt2, fresh_head_seed=1)
+    with torch.no_grad():
+        model.head.weight[0, 0] = float("nan")
+    assert rewards.RewardModelScore(model, model.chat)([PROMPT], COMPLETIONS[:1]) == [None]

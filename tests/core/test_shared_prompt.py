@@ -112,3 +112,15 @@ def test_models_that_count_columns_take_two_rows(make: Any, tmp_path: Path) -> N
     chosen, _rejected = model.pair_scores(PAIRS)
     wanted = torch.stack([alone(model, pair.prompt_ids + pair.chosen_ids) for pair in PAIRS])
     assert torch.allclose(chosen, wanted, atol=1e-5)
+
+
+def test_rounding_of_deep_and_loud_models_is_no_mistake(tmp_path: Path) -> None:
+    """Sixteen layers whose hidden values reach 20, as in large models: sums differ in their last places."""
+    model = tiny.llama(num_hidden_layers=16, hidden_size=256, intermediate_size=512)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(5.0)
+    made = models.RewardModel(tiny.folder(tmp_path / "deep", model=model), fresh_head_seed=0)
+    assert made.shares_prompts
+    chosen, _rejected = made.pair_scores(PAIRS)
+    wanted = torch.stack([alone(made, pair.prompt_ids + pair.chosen_ids) for pair in PAIRS])
+    assert torch.allclose(chosen, wanted, rtol=1e-3, atol=1e-3)

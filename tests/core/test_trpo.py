@@ -93,3 +93,18 @@ def test_only_the_last_layers_move_when_that_is_asked(gpt2: Path, reward_model: 
     before, after = (models.Policy(folder).model.state_dict() for folder in (gpt2, made / "output"))
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved and all(name.startswith(("transformer.h.1.", "transformer.ln_f.")) for name in moved)
+
+
+def test_rollouts_without_a_signal_move_nothing_and_end_nothing(
+    gpt2: Path, reward_model: Path, tmp_path: Path
+) -> None:
+    """Every completion earns the same, at no distance from the reference: the gradient is 0, not broken."""
+    asked = tiny.write_rows(tmp_path / "prompts.jsonl", tiny.prompts())
+    inputs = {"policy": gpt2, "reference": gpt2, "reward_model": reward_model, "prompts": asked}
+    settings = {
+        "steps": 4, "rollout_prompts": 4, "max_new_tokens": 4, "reward_model_weight": 0.0, "pattern": "zzz",
+        "pattern_weight": 1.0, "missing_eos_penalty": 0.0, "kl_coefficient": 0.0, "learning_rate": 1e-8,
+    }  # fmt: skip
+    made = tiny.run_dir(tmp_path / "run", "trpo", settings, inputs)
+    assert drive.run(made) == {"status": "done"}
+    assert not drive.events(made, "warning")

@@ -269,6 +269,15 @@ def failure(error: Exception, kind: str = "") -> dict[str, str] | None:
     return None
 
 
+def tell(run_dir: Path, error: Exception) -> str:
+    """Write the outcome of a run that cannot go on; returns its message."""
+    hint = "This is a fault of the program: the run's log file has the details."
+    ours = {"code": "unexpected", "message": f"{type(error).__name__}: {error}", "hint": hint}
+    facts = failure(error, kind_of(run_dir)) or ours
+    protocol.write_outcome(run_dir, "failed", **facts)
+    return facts["message"]
+
+
 def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or not (run_dir := Path(arguments[0])).is_dir():
         print("usage: python -m training.core RUN_DIR", file=sys.stderr)
@@ -277,9 +286,16 @@ def main(arguments: list[str]) -> int:
     # Threads that spin while they wait take the processor from those they wait for as soon as the machine
     # has other work: measured, three to ten times the CPU time. OpenMP reads this when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # products on GPUs that repeat to the bit
     stop = StopRequest()
     if os.environ.get("RANK", "0") != "0":
-        return follow(run_dir, stop)
+        try:
+            return follow(run_dir, stop)
+        except Exception as error:
+            # The first process only sees that this one is gone: what happened must be told from here.
+            if protocol.read_outcome(run_dir) is None:
+                tell(run_dir, error)
+            raise
     (run_dir / "checkpoints").mkdir(exist_ok=True)
     if (protocol.read_outcome(run_dir) or {}).get("status") == "done":
         return 0
@@ -293,11 +309,8 @@ def main(arguments: list[str]) -> int:
             protocol.write_outcome(run_dir, "cancelled")
             return 0
         traceback.print_exc()
-        hint = "This is a fault of the program: the run's log file has the details."
-        ours = {"code": "unexpected", "message": f"{type(error).__name__}: {error}", "hint": hint}
-        facts = failure(error, kind_of(run_dir)) or ours
-        events.write("error", message=facts["message"])
-        protocol.write_outcome(run_dir, "failed", **facts)
+        told = protocol.read_outcome(run_dir)  # by another process, which failed first
+        events.write("error", message=told["message"] if told else tell(run_dir, error))
         return 1
     protocol.write_outcome(run_dir, "done")
     return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+from jinja2.exceptions import TemplateError
+
 from training.core.types import Failure, Message
 
 PLAIN_TEMPLATE = (
@@ -44,10 +46,15 @@ class Chat:
         return " " if rest.startswith(" b") else ""
 
     def render(self, messages: Sequence[Message]) -> str:
-        return cast(
-            str,
-            self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True),
-        )
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:  # some refuse system turns, or two turns of one speaker
+            roles = ", ".join(message["role"] for message in messages)
+            told = f"the model's chat template refuses a conversation of {roles}: {error}"
+            raise Failure("bad_input", told, "Leave such prompts out, or choose another model.") from error
+        return cast(str, rendered)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         return cast(list[int], self.tokenizer(self.render(messages), add_special_tokens=False)["input_ids"])

@@ -28,6 +28,10 @@ def read_rows(path: Path, fields: dict[str, type]) -> Iterator[dict[str, Any]]:
                     raise protocol.ProtocolError(
                         f"{path.name}, line {number}: {name} is not a {wanted.__name__}"
                     )
+            if "split" in fields and row["split"] not in ("train", "held_out"):
+                raise protocol.ProtocolError(
+                    f"{path.name}, line {number}: split is {row['split']!r}, wanted train or held_out"
+                )
             yield row
     except ValueError as error:
         raise protocol.ProtocolError(f"{path.name} is not JSONL: {error}") from error

@@ -105,7 +105,7 @@ def train(job: Job) -> Iterator[Event]:
         done: list[dict[str, float]] = []
         for epoch in range(config.epochs):
             order = data.order(len(found.prompts), job.seed, 6, step, epoch)
-            for chosen in torch.tensor(order).tensor_split(config.minibatches):
+            for chosen in torch.tensor(order).tensor_split(min(config.minibatches, len(order))):
                 mixed = data.order(len(demonstrations), job.seed, 10, step, epoch, int(chosen[0]))
                 shown = [demonstrations[row] for row in mixed[: len(chosen)]]
                 facts = minibatch(team, optimizer, found, advantages, returns, chosen, shown, config, job)

@@ -38,11 +38,11 @@ def train(job: Job) -> Iterator[Event]:
     limit = min(config.max_length, ensemble[0].context)
     pairs, unseen, counts = data.pairs(job.inputs["snapshot"], ensemble[0].chat, limit)
     yield from counts.notes(limit)
+    if not ensemble[0].shares_prompts:
+        yield Note("log", "This model cannot keep two completions of one row apart: a pair takes two rows.")
     if not unseen:
-        yield Note(
-            "warning",
-            "There are no held-out pairs: accuracy is that on pairs it has seen, which says little.",
-        )
+        told = "There are no held-out pairs: accuracy is that on pairs it has seen, which says little."
+        yield Note("warning", told)
 
     members = [
         Member(config, number, seed, model, pairs, unseen)
@@ -64,14 +64,14 @@ def train(job: Job) -> Iterator[Event]:
         started = time.monotonic()
         share = data.learning_rate_share(step, steps, config.warmup_fraction)
         values = mean([gradient(job, member, step, pairs) for member in members])
-        if not math.isfinite(values["train/grad_norm"] + values["train/loss"]):
-            skipped += 1
+        if math.isfinite(values["train/grad_norm"] + values["train/loss"]):
+            for member in members:
+                member.step(share)
+        else:
+            values, skipped = {}, skipped + 1
             yield Note("warning", f"Step {step} was skipped: its loss or gradient is not finite.")
             if skipped >= NON_FINITE_LIMIT:
                 raise Failure("non_finite", "the loss is not a number any more", "Lower learning_rate.")
-            continue
-        for member in members:
-            member.step(share)
         values["train/learning_rate"] = config.learning_rate * share
         count = sum(len(member.plan[step - 1]) for member in members)
         values["speed/pairs_per_second"] = count / (time.monotonic() - started)

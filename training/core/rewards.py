@@ -6,6 +6,7 @@ without a score leaves the rollout: a silent 0 would be a lie that the policy le
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,7 +31,7 @@ class RewardModelScore:
     When both speak the same ids they are handed over as they are; otherwise the text is read again with the
     reward model's own tokenizer and template. A transcript that is longer than the reward model's context
     loses its oldest turns; a completion that alone is too long has no score. A completion that was cut off by
-    its length has no EOS here either.
+    its length has no EOS here either. What is no finite number is no score.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class RewardModelScore:
                 [known[row][1] for row in group], [known[row][2] for row in group], self.model.chat.pad_id
             )
             for row, score in zip(group, of(rows).tolist(), strict=True):
-                scores[known[row][0]] = score
+                scores[known[row][0]] = score if math.isfinite(score) else None
         return scores
 
 

@@ -161,7 +161,7 @@ def collect(
         raise Failure(
             "no_scores",
             "no completion could be scored",
-            "Lower max_new_tokens, or use a reward model with more context.",
+            "Lower max_new_tokens, or use a reward model with more context whose scores are finite numbers.",
         )
     asked, completions = [asked[row] for row in kept], [completions[row] for row in kept]
     scores = torch.tensor([sums[row] for row in kept])

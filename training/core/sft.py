@@ -91,7 +91,8 @@ def train(job: Job) -> Iterator[Event]:
         job.processes.add_gradients(policy.model.parameters())
         loss = job.processes.join({"loss": loss})["loss"]
         norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.max_grad_norm)
-        if math.isfinite(float(norm) + loss):
+        finite = math.isfinite(float(norm) + loss)
+        if finite:
             optimizer.step()
         else:
             skipped += 1
@@ -100,12 +101,10 @@ def train(job: Job) -> Iterator[Event]:
                 raise Failure(
                     "non_finite", "the loss is not a number any more", "Lower learning_rate or max_grad_norm."
                 )
-            continue
         seconds = time.monotonic() - started
         tokens = sum(lengths[row] for row in plan[step - 1])
         values = {
-            "train/loss": loss,
-            "train/grad_norm": float(norm),
+            **({"train/loss": loss, "train/grad_norm": float(norm)} if finite else {}),
             "train/learning_rate": config.learning_rate * share,
             "speed/tokens_per_second": tokens / seconds,
         }

@@ -64,6 +64,9 @@ def hidden(trunk: Any, packed: Packed) -> tuple[Tensor, Tensor]:
     return chosen, rejected
 
 
+ROUNDING = 1e-4
+"""Of the largest hidden value: what the order of sums may change in deep models. A mask that is wrong
+changes a tenth and more."""
 PROBE = [
     Pair([1, 2, 3, 1, 2], [3, 1, 2], [2, 1], 0.0, False, 1.0),
     Pair([2, 1], [3], [1, 1, 3, 2, 1], 0.0, False, 1.0),
@@ -83,7 +86,8 @@ def possible(trunk: Any, pad_id: int) -> bool:
         packed = torch.cat(hidden(trunk, pack(PROBE, pad_id)))
     except (RuntimeError, ValueError, TypeError, IndexError):  # the model takes no mask of this shape
         return False
-    return torch.allclose(packed, torch.stack(plain), atol=1e-5, rtol=1e-5)
+    whole = torch.stack(plain)
+    return bool((packed - whole).abs().max() <= ROUNDING * whole.abs().max())
 
 
 def looks_through_a_window(trunk: Any) -> bool:

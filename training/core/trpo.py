@@ -146,9 +146,9 @@ def update(
     product = functools.partial(fisher_product, team, weights, found, seen, config, job)
     direction, residual = tensors.conjugate_gradient(product, gradient, config.cg_iterations)
     curvature = float(direction @ product(direction))
-    if not math.isfinite(gain + curvature + residual) or curvature <= 0.0:
+    if not math.isfinite(gain + curvature + residual) or curvature < 0.0:
         return None
-    full = (2.0 * config.step_kl / curvature) ** 0.5 * direction
+    full = (2.0 * config.step_kl / max(curvature, 1e-30)) ** 0.5 * direction  # 0 without a gradient
     start = [weight.detach().clone() for weight in weights]
     facts = {"policy/loss": -gain, "policy/grad_norm": float(gradient.norm()), "policy/cg_residual": residual}
     facts["policy/first_ratio_error"] = ratio_error
