@@ -107,7 +107,7 @@ def database(url: str) -> dict[str, object]:
         port = ""
     if parts.scheme == "sqlite":
         return {
-            "ENGINE": "django.db.backends.sqlite3",
+            "ENGINE": "rlhf_app.sqlite",
             "NAME": BASE_DIR / unquote(parts.path[1:]),  # sqlite:////four/slashes is an absolute path
             "OPTIONS": SQLITE_OPTIONS,
         }
