@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-LOGITS_AT_ONCE = 1 << 26
-"""Logits that may exist at a time, all rows together: 256 MiB in float32."""
+LOGITS_AT_ONCE = 1 << 25
+"""Logits that may exist at a time, all rows together: 128 MiB in float32."""
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -46,6 +47,56 @@ def entropy(logits: Tensor) -> Tensor:
     return normaliser - (torch.exp(logits - normaliser.unsqueeze(-1)) * logits).sum(-1)
 
 
+def rows_at_once(vocabulary: int) -> int:
+    """Tokens whose logits may exist at a time."""
+    return max(1, LOGITS_AT_ONCE // vocabulary)
+
+
+class _OfLogits(torch.autograd.Function):
+    """`token_logprobs` and `entropy` of N x V logits / temperature; the gradient is written where they stood.
+
+    Beside the logits there is never more than a few sixteenths of `LOGITS_AT_ONCE`. They must be nobody
+    else's.
+    """
+
+    @staticmethod
+    def pieces(logits: Tensor) -> list[slice]:
+        step = max(1, rows_at_once(logits.shape[1]) // 16)
+        return [slice(start, start + step) for start in range(0, len(logits), step)]
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, tokens: Tensor, temperature: float, want_entropy: bool
+    ) -> tuple[Tensor, Tensor]:
+        logprobs, entropies = logits.new_zeros(2, len(logits)).unbind()
+        for some in _OfLogits.pieces(logits):
+            piece = logits[some] if temperature == 1.0 else logits[some] / temperature
+            logprobs[some] = token_logprobs(piece, tokens[some])
+            if want_entropy:
+                entropies[some] = entropy(piece)
+        ctx.temperature, ctx.want_entropy = temperature, want_entropy
+        ctx.save_for_backward(logits, tokens, entropies)
+        return logprobs, entropies
+
+    @staticmethod
+    def backward(ctx: Any, of_logprobs: Tensor, of_entropies: Tensor) -> tuple[Tensor | None, ...]:
+        """d log p_i / d x_j = [i = j] - p_j and dH / d x_j = -p_j (log p_j + H), x = logits / temperature."""
+        if torch.is_grad_enabled():
+            raise RuntimeError("log-probabilities made in parts have no second derivative")
+        logits, tokens, entropies = ctx.saved_tensors
+        logits = logits.detach()
+        for some in _OfLogits.pieces(logits):
+            piece, slope = logits[some].div_(ctx.temperature), of_logprobs[some].unsqueeze(1)
+            shares = torch.softmax(piece, -1)
+            if ctx.want_entropy:
+                level = piece.logsumexp(-1, keepdim=True) - entropies[some].unsqueeze(1)
+                piece.sub_(level).mul_(of_entropies[some].unsqueeze(1)).add_(slope)
+            else:
+                piece.copy_(slope.expand_as(piece))
+            piece.mul_(shares).neg_().scatter_add_(1, tokens[some].unsqueeze(1), slope).div_(ctx.temperature)
+        return logits, None, None, None
+
+
 def logprobs_and_entropy(
     head: Callable[[Tensor], Tensor],
     states: Tensor,
@@ -58,15 +109,14 @@ def logprobs_and_entropy(
     """Of softmax(head(states) / temperature): log-probabilities of `tokens` and entropies, N x d, N -> N, N.
 
     Where the logits would be many, they are made for some rows at a time, and once more for the gradient:
-    no more than `LOGITS_AT_ONCE` ever exist. Entropies are 0 unless they are wanted.
+    no more than `LOGITS_AT_ONCE` ever exist. What `head` gives must be new: it is written over. Entropies are
+    0 unless they are wanted. There is no second derivative.
     """
 
     def of_some(states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        logits = head(states) if temperature == 1.0 else head(states) / temperature
-        logprobs = token_logprobs(logits, tokens)
-        return logprobs, entropy(logits) if want_entropy else torch.zeros_like(logprobs)
+        return _OfLogits.apply(head(states).float(), tokens, temperature, want_entropy)
 
-    rows = max(1, LOGITS_AT_ONCE // vocabulary)
+    rows = rows_at_once(vocabulary)
     if len(states) <= rows:
         return of_some(states, tokens)
     parts = [
