@@ -257,3 +257,24 @@ def test_bfloat16_decoding_has_about_the_logprobs_of_a_full_forward(llama: Path,
     assert policy.decodes_in_place
     exact = models.Policy(llama).logprobs(batches.rows(PROMPTS, written.ids, 0))
     assert sum(written.logprobs) == pytest.approx(exact.sum().item(), rel=0.01)
+
+
+def test_bfloat16_keeps_its_keys_and_values_in_bfloat16(policy: models.Policy) -> None:
+    """Half the room; and no further from float32 than twice what rounding does to a full forward pass."""
+    policy.mixed = True
+    written = torch.randint(5, 300, (5, len(PROMPTS)), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), decoding.quick(policy.model, mixed=True):
+        text = sampling.Text(policy, PROMPTS, 5, in_place=True)
+        for tokens in written:
+            text.write(tokens)
+    for layer in text.cache.layers:
+        assert (layer.keys.dtype, layer.values.dtype) == (torch.bfloat16, torch.bfloat16)
+    for row, prompt in enumerate(PROMPTS):
+        ids = torch.tensor([prompt + written[:, row].tolist()])
+        with torch.no_grad():
+            exact = policy.model(ids).logits[0, -1]
+            with policy.precision():
+                rounded = policy.model(ids).logits[0, -1].float()
+        tolerance = 2 * float((rounded - exact).abs().max())
+        assert 0 < tolerance < 0.05 * float(exact.abs().max())
+        assert float((text.logits[row].float() - exact).abs().max()) < tolerance

@@ -29,18 +29,22 @@ from training.core import shared_prompt
 
 
 class RoomyLayer(DynamicLayer):
-    """One layer's keys and values, B x heads x columns x d, with columns to spare behind those in use."""
+    """One layer's keys and values, B x heads x columns x d, with columns to spare behind those in use.
+
+    In bfloat16 where products are: autocast would round them at each token, and float32 takes twice the room.
+    """
 
     keys: Tensor
     values: Tensor
 
-    def __init__(self, filled: Sequence[DynamicLayer], rows: Tensor, spare: int) -> None:
+    def __init__(self, filled: Sequence[DynamicLayer], rows: Tensor, spare: int, mixed: bool) -> None:
         """Row b goes on from row `rows[b]` of `filled`, one after the other."""
         super().__init__()
         self.used = filled[0].get_seq_length()
-        self.dtype, self.device, self.is_initialized = filled[0].dtype, filled[0].device, True
-        keys = torch.cat([cast(Tensor, layer.keys) for layer in filled])
-        values = torch.cat([cast(Tensor, layer.values) for layer in filled])
+        self.dtype = torch.bfloat16 if mixed else filled[0].dtype
+        self.device, self.is_initialized = filled[0].device, True
+        keys = torch.cat([cast(Tensor, layer.keys).to(self.dtype) for layer in filled])
+        values = torch.cat([cast(Tensor, layer.values).to(self.dtype) for layer in filled])
         self._make(keys, values, rows, spare)
 
     def _make(self, keys: Tensor, values: Tensor, rows: Tensor, spare: int) -> None:
@@ -78,10 +82,10 @@ def with_room(filled: Tensor, rows: Tensor, spare: int, *, turned: bool = False)
     return made
 
 
-def with_spare_columns(caches: Sequence[Cache], rows: Tensor, spare: int) -> Cache:
+def with_spare_columns(caches: Sequence[Cache], rows: Tensor, spare: int, *, mixed: bool) -> Cache:
     """One cache for `spare` tokens more, whose row b goes on from row `rows[b]` of all `caches` have."""
     layers = zip(*(cast(list[DynamicLayer], cache.layers) for cache in caches), strict=True)
-    return Cache(layers=[RoomyLayer(filled, rows, spare) for filled in layers])
+    return Cache(layers=[RoomyLayer(filled, rows, spare, mixed) for filled in layers])
 
 
 def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -123,7 +123,7 @@ class Text:
         self.positions = positions[rows, -1:]
         self.seen = F.pad(mask[rows], (0, new_tokens), value=1)  # of all columns that there will be
         if in_place:
-            self.cache = decoding.with_spare_columns(caches, rows, new_tokens)
+            self.cache = decoding.with_spare_columns(caches, rows, new_tokens, mixed=policy.mixed)
             self.seen = decoding.attention_bias(self.seen, policy.model.dtype)
         else:
             self.cache = caches[0]
