@@ -70,6 +70,17 @@ def job(settings: configs.PPOConfig) -> Job:
     return Job(settings, 0, {}, Path(), None, lambda: None, lambda: False)
 
 
+class Remembering(torch.optim.SGD):
+    """Knows the gradients of its last step: a trainer drops them at once."""
+
+    seen: list[Tensor]
+
+    def step(self, closure: Any = None) -> None:
+        weights = [weight for group in self.param_groups for weight in group["params"]]
+        self.seen = [torch.zeros(()) if weight.grad is None else weight.grad.clone() for weight in weights]
+        super().step()
+
+
 def update(
     team: rollout.Team,
     found: Rollout,
@@ -82,11 +93,12 @@ def update(
     advantages, returns = tensors.gae(found.rewards, found.values, found.completion_mask, gamma=1.0, lam=0.95)
     advantages = tensors.whiten(advantages, found.completion_mask)
     weights = [*team.policy.model.parameters(), *team.critic.parameters()]
-    optimizer = torch.optim.SGD(weights, lr=rate)
+    optimizer = Remembering(weights, lr=rate)
     facts = ppo.minibatch(
         team, optimizer, found, advantages, returns, torch.tensor(rows), shown, settings, job(settings)
     )
-    return facts, [torch.zeros(()) if w.grad is None else w.grad.clone() for w in weights]
+    assert all(weight.grad is None for weight in weights), "they would live through the next rollout"
+    return facts, optimizer.seen if facts else []
 
 
 # --- the rollout (items 1, 12, 16, 17, 22, 62) ------------------------------------------------------

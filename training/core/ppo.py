@@ -205,10 +205,11 @@ def minibatch(
     job.processes.add_gradients(weights)
     facts = job.processes.join(facts)
     norm = float(torch.nn.utils.clip_grad_norm_(weights, config.max_grad_norm))
-    if not math.isfinite(norm + facts["policy/loss"] + facts["value/loss"]):
-        return None
-    optimizer.step()
-    return {**facts, "policy/grad_norm": norm}
+    finite = math.isfinite(norm + facts["policy/loss"] + facts["value/loss"])
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)  # or gradients would take their room through the next rollout
+    return {**facts, "policy/grad_norm": norm} if finite else None
 
 
 def imitate(team: rollout.Team, shown: Sequence[Demonstration], config: PPOConfig, job: Job) -> float:

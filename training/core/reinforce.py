@@ -186,7 +186,8 @@ def update(
     job.processes.add_gradients(weights)
     facts = job.processes.join(facts)
     norm = float(torch.nn.utils.clip_grad_norm_(weights, config.max_grad_norm))
-    if not math.isfinite(norm + sum(facts.values())):
-        return None
-    optimizer.step()
-    return {**facts, "policy/grad_norm": norm}
+    finite = math.isfinite(norm + sum(facts.values()))
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)  # or gradients would take their room through the next rollout
+    return {**facts, "policy/grad_norm": norm} if finite else None
