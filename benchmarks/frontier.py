@@ -332,7 +332,7 @@ class Mean(NamedTuple):
 def mean(values: Sequence[float]) -> Mean:
     """With a 95 % bootstrap interval over the seeds (percentiles of 2,000 draws)."""
     random_ = random.Random(0)
-    drawn = sorted(statistics.mean(random_.choices(values, k=len(values))) for _ in range(2000))
+    drawn = sorted(statistics.fmean(random_.choices(values, k=len(values))) for _ in range(2000))
     return Mean(statistics.mean(values), drawn[50], drawn[1949])
 
 

@@ -47,7 +47,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "sample": {"completions_per_prompt": 3, "max_new_tokens": 8, "batch_size": 3},
 }  # fmt: skip
-RARE = {"reward/unscored", "judgement/nu"}
+RARE = {"reward/unscored", "reward/part/disagreement", "judgement/nu"}
 """Metrics that these runs do not have."""
 KILLS = [
     ("sft", 1),
