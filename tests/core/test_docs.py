@@ -28,6 +28,7 @@ def test_every_test_that_is_named_exists() -> None:
         for quoted in re.findall(r"`([^`]+)`", cell):
             prefix, colon, name = quoted.rpartition(": ")
             file = prefix if colon else file
+            assert file in written or not file.startswith("test_"), f"there is no {file}.py"
             if quoted in written or file not in written or "/" in name:
                 continue
             pattern = re.escape(name).replace(re.escape("..."), r"\w*")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tests.core import drive, tiny
 from training.core import batches, configs, models, ppo, rewards, rollout, state, tensors
-from training.core.types import Completion, Demonstration, Job, Prompt, Rollout
+from training.core.types import Completion, Demonstration, Job, Note, Prompt, Rollout
 
 CONFIG: dict[str, Any] = {
     "steps": 3, "rollout_prompts": 12, "max_new_tokens": 10, "learning_rate": 1e-3, "minibatches": 3,
@@ -470,3 +470,10 @@ def test_a_run_changes_the_policy_and_neither_reference_nor_reward_model(
     samples = drive.events(made, "sample")
     assert [event["step"] for event in samples] == [0] * 4 + [2] * 4 + [3] * 4
     assert samples[0]["messages"] == samples[4]["messages"] and samples[0]["kl"] == 0.0
+
+
+def test_sample_texts_without_a_score_end_no_run(gpt2: Path, reward_model: Path) -> None:
+    team = make_team(gpt2, reward_model)
+    team = team._replace(scorer=rewards.WeightedSum({"none": (1.0, lambda asked, rows: [None] * len(rows))}))
+    (said,) = rollout.show(job(config()), team, prompts(), 3)
+    assert isinstance(said, Note) and "Step 3: none of the sample texts" in said.message

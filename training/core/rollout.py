@@ -309,19 +309,25 @@ def too_far(kl: float, config: PolicyConfig) -> str:
 # --- what people see --------------------------------------------------------------------------------
 
 
-def show(job: Job, team: Team, prompts: Sequence[Prompt], step: int) -> Iterator[Sample]:
+def show(job: Job, team: Team, prompts: Sequence[Prompt], step: int) -> Iterator[Sample | Note]:
     """The same few prompts and the same random numbers each time, with score and KL."""
     config = cast(PolicyConfig, job.config)
     shown = [prompts[row] for row in data.order(len(prompts), job.seed, 7)[:SAMPLES]]
-    found = collect(
-        team,
-        shown,
-        config,
-        beta=0.0,
-        generator=state.generator(job.seed, 8),
-        safe_point=job.safe_point,
-        processes=job.processes,
-    )
+    try:
+        found = collect(
+            team,
+            shown,
+            config,
+            beta=0.0,
+            generator=state.generator(job.seed, 8),
+            safe_point=job.safe_point,
+            processes=job.processes,
+        )
+    except Failure as failure:
+        if failure.code != "no_scores":
+            raise
+        yield Note("warning", f"Step {step}: none of the sample texts could be scored, so none is shown.")
+        return
     kl = kl_per_completion(found).tolist()
     for row, (place, prompt) in enumerate(zip(found.groups.tolist(), found.prompts, strict=True)):
         text, score = found.completions[row].text, float(found.scores[row])
