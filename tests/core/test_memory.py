@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 from torch.autograd.profiler import profile
 
 from tests.core import tiny
-from training.core import batches, models, tensors
+from tests.core.test_ppo import job
+from training.core import batches, configs, models, tensors, trpo
 
 VOCABULARY, WIDTH, ROWS = 150_000, 8, 512
 MIB = 1 << 20
@@ -111,3 +113,28 @@ def test_a_policy_with_a_large_vocabulary_never_holds_all_logits(policy: models.
     assert peak(lambda: policy.logprobs(batch).sum().backward()) < 0.6 * WHOLE
     with torch.no_grad():
         assert peak(lambda: policy.logprobs(batch)) < 0.6 * WHOLE
+
+
+def test_trpo_never_holds_all_logits(policy: models.Policy) -> None:
+    """Neither its surrogate nor its Fisher products, which hold some tensors of the size of logits."""
+    texts = torch.randint(5, 300, (2, 16, 32), generator=torch.Generator().manual_seed(0)).tolist()
+    mask = torch.ones(16, 32, dtype=torch.bool)
+    found: Any = SimpleNamespace(
+        prompts=[SimpleNamespace(ids=ids) for ids in texts[0]],
+        completions=[SimpleNamespace(ids=ids) for ids in texts[1]],
+        completion_mask=mask,
+        logprobs=torch.full(mask.shape, -12.0),
+    )
+    team: Any = SimpleNamespace(policy=policy)
+    config = configs.TRPOConfig(temperature=0.7)
+    weights = [weight for weight in policy.model.parameters() if weight.requires_grad]
+    vector = torch.ones(sum(weight.numel() for weight in weights))
+
+    def surrogate() -> None:
+        trpo.surrogate(team, found, mask.float(), range(16), config, job(config), differentiate=True)
+
+    def fisher() -> None:
+        trpo.fisher_product(team, weights, found, range(16), config, job(config), vector)
+
+    assert peak(surrogate) < 0.6 * WHOLE
+    assert peak(fisher) < 0.8 * WHOLE

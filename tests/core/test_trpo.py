@@ -8,10 +8,12 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.core import drive, tiny
 from tests.core.test_ppo import collect, job, make_team
 from training.core import configs, models, state, tensors, trpo
+from training.core.types import Job
 
 CONFIG: dict[str, Any] = {"max_new_tokens": 8, "cg_iterations": 5, "step_kl": 0.01, "fisher_share": 1.0}
 
@@ -108,3 +110,66 @@ def test_rollouts_without_a_signal_move_nothing_and_end_nothing(
     made = tiny.run_dir(tmp_path / "run", "trpo", settings, inputs)
     assert drive.run(made) == {"status": "done"}
     assert not drive.events(made, "warning")
+
+
+@pytest.mark.parametrize("plain_head", [True, False])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_fisher_products_in_parts_are_second_derivatives_of_the_whole_kl(
+    name: str, plain_head: bool, reward_model: Path, request: pytest.FixtureRequest, monkeypatch: Any
+) -> None:
+    """At temperature 0.7, of all weights, a tied head's too, by automatic differentiation in float64."""
+    team = make_team(request.getfixturevalue(name), reward_model)
+    settings = config(temperature=0.7, cg_damping=0.25)
+    rows = collect(team, settings)
+    weights = list(team.policy.model.parameters())
+    vector = torch.randn(sum(map(torch.numel, weights)), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(tensors, "LOGITS_AT_ONCE", 4 * 3 * 300)  # three tokens at a time
+    team.policy.plain_head = plain_head
+    found = trpo.fisher_product(team, weights, rows, range(12), settings, job(settings), vector)
+
+    team.policy.model.double()
+    total = torch.zeros(1, dtype=torch.double)
+    with sdpa_kernel(SDPBackend.MATH):
+        for prompt, completion in zip(rows.prompts, rows.completions, strict=True):
+            logits = team.policy.model(torch.tensor([prompt.ids + completion.ids])).logits[0]
+            now = torch.log_softmax(logits[len(prompt.ids) - 1 : -1] / 0.7, -1)
+            total = total + (now.detach().exp() * (now.detach() - now)).sum()
+        kl = total / rows.completion_mask.sum()
+        weights = list(team.policy.model.parameters())
+        first = torch.autograd.grad(kl, weights, create_graph=True, allow_unused=True, materialize_grads=True)
+        along = torch.cat([part.reshape(-1) for part in first]) @ vector.double()
+        second = torch.autograd.grad(along, weights, allow_unused=True, materialize_grads=True)
+    exact = tensors.flatten(second) + 0.25 * vector
+    assert (found - exact).norm() < 1e-4 * exact.norm()
+    assert (exact - 0.25 * vector).norm() > 1e-2 * exact.norm(), "damping is not all there is"
+
+
+@pytest.mark.parametrize(("critic", "passes"), [("shared", 0), ("separate", 1)])
+def test_passes_of_the_critic_run_the_critic_only(
+    critic: str, passes: int, gpt2: Path, reward_model: Path, tmp_path: Path
+) -> None:
+    """Three passes more over one micro-batch: no trunk where it is shared, else the critic's; no head."""
+    asked = tiny.write_rows(tmp_path / "prompts.jsonl", tiny.prompts())
+    inputs = {"policy": gpt2, "reference": gpt2, "reward_model": reward_model, "prompts": asked}
+    counted = []
+    for epochs in (1, 4):
+        calls = {"trunk": 0, "head": 0}
+
+        def count(module: Any, *_more: Any, calls: dict[str, int] = calls) -> None:
+            calls["trunk"] += type(module).__name__ == "GPT2Model"
+            calls["head"] += getattr(module, "out_features", None) == 300
+
+        settings = config(
+            steps=1, rollout_prompts=4, critic=critic, value_epochs=epochs, cg_iterations=1, backtracks=0,
+            sample_every=9, max_new_tokens=4,
+        )  # fmt: skip
+        whole = Job(settings, 0, inputs, tmp_path / f"{epochs}", None, lambda: None, lambda: False)
+        hook = torch.nn.modules.module.register_module_forward_hook(count)
+        try:
+            list(trpo.train(whole))
+        finally:
+            hook.remove()
+        counted.append(calls)
+    once, often = counted
+    assert often["trunk"] - once["trunk"] == 3 * passes
+    assert often["head"] == once["head"] > 0

@@ -23,7 +23,7 @@ from training.core.batches import at, rows
 from training.core.chat import Chat
 from training.core.folders import load, load_tokenizer, save
 from training.core.last_layer import decoder_layers, hidden_at, places
-from training.core.tensors import logprobs_and_entropy
+from training.core.tensors import fisher_along, logprobs_and_entropy
 from training.core.types import Pair, Rows
 
 
@@ -122,38 +122,54 @@ class Policy:
         if batch.positions is not None:
             inputs["position_ids"] = batch.positions
         whole = self._whole() if self.compiled is None else self.compiled
-        if self.plain_head:
-            hidden = completion_states(whole, batch)
-            return hidden, hidden, self.model.get_output_embeddings()
-        found = whole(**inputs, output_hidden_states=True)
-        hidden, logits = (
-            at(part, batch.states)[batch.completion_mask] for part in (found.hidden_states[-1], found.logits)
-        )
-        return hidden, logits, torch.clone  # what a head gives is written over
+        with self.precision():
+            if self.plain_head:
+                hidden = completion_states(whole, batch)
+                return hidden, hidden, self._head
+            found = whole(**inputs, output_hidden_states=True)
+            hidden, logits = (
+                at(part, batch.states)[batch.completion_mask]
+                for part in (found.hidden_states[-1], found.logits)
+            )
+            return hidden, logits, torch.clone  # what a head gives is written over
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        with self.precision():
+            return self.model.get_output_embeddings()(hidden)
+
+    def hidden(self, batch: Rows) -> Tensor:
+        """Last hidden states before every completion token, row after row, without the head's work: N x d."""
+        return self._before_logits(batch)[0]
 
     def outputs(self, batch: Rows) -> tuple[Tensor, Tensor]:
         """Last hidden states and logits before every completion token, row after row: N x d and N x V."""
-        with self.precision():
-            hidden, states, head = self._before_logits(batch)
-            return hidden, head(states)
+        hidden, states, head = self._before_logits(batch)
+        return hidden, head(states)
 
     def facts(self, batch: Rows, *, temperature: float = 1.0, entropy: bool = False) -> TokenFacts:
         """What there is to know of the batch's completion tokens, without holding large logits whole."""
-        with self.precision():
-            hidden, states, head = self._before_logits(batch)
-            logprobs, entropies = logprobs_and_entropy(
-                head,
-                states,
-                batch.tokens[batch.completion_mask],
-                temperature=temperature,
-                want_entropy=entropy,
-                vocabulary=self.model.config.get_text_config().vocab_size,
-            )
+        hidden, states, head = self._before_logits(batch)
+        logprobs, entropies = logprobs_and_entropy(
+            head,
+            states,
+            batch.tokens[batch.completion_mask],
+            temperature=temperature,
+            want_entropy=entropy,
+            vocabulary=self.model.config.get_text_config().vocab_size,
+        )
         return TokenFacts(hidden, logprobs, entropies)
 
     def logprobs(self, batch: Rows, *, temperature: float = 1.0) -> Tensor:
         """Log-probabilities of all completion tokens of the batch, row after row: N."""
         return self.facts(batch, temperature=temperature).logprobs
+
+    def fisher_along(
+        self, batch: Rows, weights: Sequence[Tensor], direction: Tensor, *, temperature: float
+    ) -> Tensor:
+        """Fisher matrix x `direction`, summed over the batch's completion tokens: see `tensors`."""
+        _hidden, states, head = self._before_logits(batch)
+        vocabulary = self.model.config.get_text_config().vocab_size
+        return fisher_along(head, states, weights, direction, temperature=temperature, vocabulary=vocabulary)
 
     def train_last_layers(self, count: int) -> None:
         """Freeze all that stands before the last `count` layers, and what is tied to it."""
@@ -327,7 +343,7 @@ class SeparateCritic(nn.Module):
         super().__init__()
         self.model, self.head, self.precision = start.model.base_model, start.head, start.precision
 
-    def forward(self, batch: Rows, policy_hidden: Tensor) -> Tensor:
+    def forward(self, batch: Rows, policy_hidden: Tensor | None) -> Tensor:
         with self.precision():
             hidden = completion_states(self.model, batch)
         return self.head(hidden.float()).squeeze(-1)

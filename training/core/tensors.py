@@ -233,3 +233,62 @@ def conjugate_gradient(
         before, square = square, residual @ residual
         direction = residual + square / before * direction
     return x, float((square / start).sqrt()) if float(start) else 0.0
+
+
+# --- second derivatives -----------------------------------------------------------------------------
+
+
+def shaped(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """`flatten` undone: the parts have the shapes of `like`."""
+    parts = flat.split([part.numel() for part in like])
+    return [part.view_as(shape) for part, shape in zip(parts, like, strict=True)]
+
+
+def derivative_along(outputs: Tensor, inputs: Sequence[Tensor], directions: Sequence[Tensor]) -> Tensor:
+    """J v, the shape of `outputs`: the derivative, by what it starts from, of the backward pass J' u."""
+    if not outputs.requires_grad:
+        return torch.zeros_like(outputs)
+    start = torch.zeros_like(outputs, requires_grad=True)
+    back = torch.autograd.grad(outputs, inputs, start, create_graph=True, allow_unused=True)
+    pairs = zip(back, directions, strict=True)
+    along = [(slope * direction).sum() for slope, direction in pairs if slope is not None]
+    return torch.autograd.grad(torch.stack(along).sum(), start)[0]
+
+
+def fisher_along(
+    head: Callable[[Tensor], Tensor],
+    states: Tensor,
+    weights: Sequence[Tensor],
+    direction: Tensor,
+    *,
+    temperature: float,
+    vocabulary: int,
+) -> Tensor:
+    """J' F J v, summed over N tokens: the second derivative along v of KL(p || p') where p' is p.
+
+    p = softmax(head(states) / temperature), J = derivative of the logits by all weights, and
+    F = (diag(p) - p p') / temperature^2. The logits' own second derivative drops out, for the KL's first one
+    is 0 there. Logits are made for some rows at a time.
+    """
+    directions, found = shaped(direction, weights), [torch.zeros_like(weight) for weight in weights]
+    moved, back = derivative_along(states, weights, directions), torch.zeros_like(states)
+    rows = max(1, rows_at_once(vocabulary) // 4)  # some six tensors of their size are alive together
+    for some in (slice(start, start + rows) for start in range(0, len(states), rows)):
+        leaf = states[some].detach().requires_grad_()
+        logits = head(leaf)
+        change = derivative_along(logits, [leaf, *weights], [moved[some], *directions]).float()
+        shares = torch.softmax(logits.detach().float() / temperature, -1)
+        change = change.sub_((shares * change).sum(-1, keepdim=True)).mul_(shares).div_(temperature**2)
+        back[some], *own = torch.autograd.grad(
+            logits, [leaf, *weights], change.to(logits.dtype), allow_unused=True
+        )
+        add_to(found, own)
+    if states.requires_grad:
+        add_to(found, torch.autograd.grad(states, weights, back, allow_unused=True))
+    return flatten(found)
+
+
+def add_to(sums: Sequence[Tensor], parts: Sequence[Tensor | None]) -> None:
+    for whole, part in zip(sums, parts, strict=True):
+        if part is not None:
+            whole += part

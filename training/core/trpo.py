@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from training.core import data, lora, losses, rewards, rollout, state, tensors
+from training.core import data, lora, losses, models, rewards, rollout, state, tensors
 from training.core.configs import TRPOConfig
 from training.core.types import Checkpoint, Event, Failure, Job, Metrics, Note, Phase, Rollout, Saved
 
@@ -79,9 +79,9 @@ def train(job: Job) -> Iterator[Event]:
         deviation = deviation.after(found.scores)
 
         started = time.monotonic()
-        share = 1.0 - (step - 1) / config.steps
+        rate = config.learning_rate * (1.0 - (step - 1) / config.steps)
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * share
+            group["lr"] = rate
         advantages, returns = tensors.gae(
             found.rewards, found.values, found.completion_mask, gamma=config.gamma, lam=config.gae_lambda
         )
@@ -90,7 +90,10 @@ def train(job: Job) -> Iterator[Event]:
         seen = data.order(len(found.prompts), job.seed, 6, step)
         seen = seen[: max(1, round(config.fisher_share * len(seen)))]
         done = update(team, weights, found, advantages, seen, config, job)
-        fits = [fit_critic(team, optimizer, found, returns, config, job) for _ in range(config.value_epochs)]
+        read = states_for_critic(team, found, job)
+        fits = [
+            fit_critic(team, optimizer, found, read, returns, config, job) for _ in range(config.value_epochs)
+        ]
         if done is None or None in fits:
             skipped += 1
             yield Note("warning", f"Step {step}: an update was skipped, its loss or gradient is not finite.")
@@ -98,10 +101,7 @@ def train(job: Job) -> Iterator[Event]:
                 hint = "Lower step_kl, or raise cg_damping."
                 raise Failure("non_finite", "losses are not numbers any more", hint)
         values |= {"value/explained_variance": float(explained), **(done or {}), **(fits[-1] or {})}
-        values |= {
-            "policy/learning_rate": config.learning_rate * share,
-            "time/update": time.monotonic() - started,
-        }
+        values |= {"policy/learning_rate": rate, "time/update": time.monotonic() - started}
         if config.kl_target:
             beta = tensors.adapt_kl_coefficient(
                 beta, kl, target=config.kl_target, horizon=config.kl_horizon, episodes=len(found.prompts)
@@ -142,6 +142,8 @@ def update(
     gain, _kl, ratio_error = surrogate(team, found, advantages, rows, config, job, differentiate=True)
     job.processes.add_gradients(weights)
     gradient = tensors.flatten([cast(Tensor, weight.grad) for weight in weights])
+    for weight in weights:
+        weight.grad = None
 
     product = functools.partial(fisher_product, team, weights, found, seen, config, job)
     direction, residual = tensors.conjugate_gradient(product, gradient, config.cg_iterations)
@@ -180,9 +182,8 @@ def surrogate(
     gain, kl, error = 0.0, 0.0, 0.0
     with torch.set_grad_enabled(differentiate):
         for part in rollout.parts(job, team, found, rows):
-            old, ids = part.flat(found.logprobs), part.batch.tokens[part.batch.completion_mask]
-            _hidden, logits = team.policy.outputs(part.batch)
-            logprobs = tensors.token_logprobs(logits / config.temperature, ids)
+            old = part.flat(found.logprobs)
+            logprobs = team.policy.logprobs(part.batch, temperature=config.temperature)
             ratio = torch.exp(losses.clipped_log_ratio(logprobs, old))
             part_gain = (ratio * part.flat(advantages)).sum() / tokens
             if differentiate:
@@ -208,43 +209,42 @@ def fisher_product(
     whole = torch.zeros_like(vector)
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
         for part in rollout.parts(job, team, found, rows):
-            _hidden, logits = team.policy.outputs(part.batch)
-            logprobs = torch.log_softmax(logits.float() / config.temperature, -1)
-            now = logprobs.detach()
-            kl = (now.exp() * (now - logprobs)).sum() / tokens
-            first = torch.autograd.grad(
-                kl, weights, create_graph=True, allow_unused=True, materialize_grads=True
-            )
-            along = torch.cat([part.reshape(-1) for part in first]) @ vector
-            second = torch.autograd.grad(along, weights, allow_unused=True, materialize_grads=True)
-            whole += tensors.flatten(second)
-    return job.processes.add(whole) + config.cg_damping * vector
+            whole += team.policy.fisher_along(part.batch, weights, vector, temperature=config.temperature)
+    return job.processes.add(whole / tokens) + config.cg_damping * vector
 
 
 # --- one pass of the critic -------------------------------------------------------------------------
+
+
+def states_for_critic(team: rollout.Team, found: Rollout, job: Job) -> list[Tensor | None]:
+    """What a shared critic reads of each micro-batch: it moves no trunk. One with its own reads nothing."""
+    shared = isinstance(team.critic, models.SharedCritic)
+    with torch.no_grad():
+        parts = rollout.parts(job, team, found, range(len(found.prompts)))
+        return [team.policy.hidden(part.batch) if shared else None for part in parts]
 
 
 def fit_critic(
     team: rollout.Team,
     optimizer: torch.optim.Optimizer,
     found: Rollout,
+    read: Sequence[Tensor | None],
     returns: Tensor,
     config: TRPOConfig,
     job: Job,
 ) -> dict[str, float] | None:
     """One optimiser step of the critic on the rollout; None, and no step, when something is not finite."""
     critic, tokens, total = cast(torch.nn.Module, team.critic), found.completion_mask.sum(), 0.0
-    optimizer.zero_grad()
-    for part in rollout.parts(job, team, found, range(len(found.prompts))):
-        with torch.no_grad():
-            hidden, _logits = team.policy.outputs(part.batch)
+    parts = rollout.parts(job, team, found, range(len(found.prompts)))
+    for part, hidden in zip(parts, read, strict=True):
         loss = 0.5 * ((critic(part.batch, hidden).float() - part.flat(returns)) ** 2).sum() / tokens
         loss.backward()
         total += float(loss.detach())
     job.processes.add_gradients(critic.parameters())
     facts = job.processes.join({"value/loss": total})
     norm = float(torch.nn.utils.clip_grad_norm_(critic.parameters(), config.max_grad_norm))
-    if not math.isfinite(norm + facts["value/loss"]):
-        return None
-    optimizer.step()
-    return facts
+    finite = math.isfinite(norm + facts["value/loss"])
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return facts if finite else None
