@@ -48,8 +48,6 @@ UNDO_WITHIN = timedelta(hours=24)
 """Older judgements stay: others have built on them."""
 
 
-SHOWN_WITH = ("comparison__project", "comparison__prompt")
-"""What the page needs of an assignment."""
 PLENTY = 20
 """So many free comparisons must be left for somebody to hold a second one."""
 GOLD_OVERLAP = 10_000
@@ -153,10 +151,12 @@ def claim(project: Project, annotator: User, *, now: datetime | None = None) -> 
         hold(annotator)
         now = now or timezone.now()
         mine = Assignment.objects.filter(live(now), annotator=annotator, comparison__project=project)
-        mine = mine.exclude(comparison__state=Comparison.State.WITHDRAWN).select_related(*SHOWN_WITH)
+        mine = mine.exclude(comparison__state=Comparison.State.WITHDRAWN)
+        mine = mine.select_related("comparison__prompt")
         # After an undo there are two: the one just taken back is the later lease and comes first.
         held = mine.order_by("-lease_expires_at", "-pk").first()
         if held is not None:
+            held.comparison.project = project
             held.lease_expires_at = lease_end(now)
             held.save(update_fields=["lease_expires_at"])
             return held
@@ -168,18 +168,20 @@ def take(
 ) -> Assignment | None:
     """A new lease, on gold when that is due, else on what comes next but `but`; the annotator is held."""
     if project.gold_rate and gold_is_due(project) and queue_for(project, annotator, now).exists():
-        rows = gold_for(project, annotator, now).exclude(pk=but).select_related("project", "prompt")
+        rows = gold_for(project, annotator, now).exclude(pk=but).select_related("prompt")
         gold = rows.select_for_update(skip_locked=locks_rows(), of=("self",)).first()
         if gold is not None:
+            gold.project = project
             return lease(gold, annotator, now)
     # A locked comparison may be free a moment later, so before saying "nothing left" wait for the locks.
     for skip_locked in (True, False) if patient and locks_rows() else (True,):
         queue = queue_for(project, annotator, now).exclude(pk=but)
-        queue = queue.select_related("project", "prompt")
+        queue = queue.select_related("prompt")
         queue = queue.select_for_update(skip_locked=skip_locked, of=("self",))
         while (comparison := queue.first()) is not None:
             # Its last slot may have gone between our reading and our lock: ask again, under the lock.
             if not locks_rows() or with_free_slots(now).filter(pk=comparison.pk).exists():
+                comparison.project = project
                 return lease(comparison, annotator, now)
     return None
 
@@ -259,8 +261,10 @@ def locked(assignment: Assignment, annotator: User) -> Assignment:
     hold(annotator)
     if locks_rows():
         list(Comparison.objects.select_for_update().filter(pk=assignment.comparison_id).values_list("pk"))
-    rows = Assignment.objects.select_for_update(of=("self",)).select_related("comparison__project")
-    return rows.get(pk=assignment.pk, annotator=annotator)
+    rows = Assignment.objects.select_for_update(of=("self",)).select_related("comparison")
+    row = rows.get(pk=assignment.pk, annotator=annotator)
+    row.comparison.project = assignment.comparison.project  # which never changes
+    return row
 
 
 def renew(

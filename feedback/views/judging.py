@@ -179,7 +179,9 @@ def own_assignment(request: Request, project: Project) -> Assignment:
     if pk is None:
         raise Http404
     rows = Assignment.objects.filter(annotator=request.user, comparison__project=project)
-    return get_object_or_404(rows.select_related("comparison__project", "comparison__prompt"), pk=pk)
+    assignment = get_object_or_404(rows.select_related("comparison"), pk=pk)
+    assignment.comparison.project = project
+    return assignment
 
 
 def after(
