@@ -52,12 +52,12 @@ class Selection(NamedTuple):
             rows = rows.filter(simulated=False)
         if not self.include_imported:
             rows = rows.filter(imported=False)
-        return rows.current() if self.current else rows
+        return rows.in_force() if self.current else rows
 
 
 SAID = (
     "kind", "strength", "ranking", "ratings", "acceptability", "comment", "active_ms", "withdrawn",
-    "corrects__text", "written__text", "comparison__prompt__messages",
+    "adjudication", "corrects__text", "written__text", "comparison__prompt__messages",
 )  # fmt: skip
 """What formats read that hold what was said of which texts, and nothing else of what is recorded."""
 RECORDED = (
@@ -78,7 +78,7 @@ def chunks(project: Project, selection: Selection, *, everything: bool) -> Itera
     rows = selection.of(project).order_by("pk").annotate(replaced=later).values_list("pk", "replaced")
     # Of a million rows too: eight bytes each, negative for those replaced.
     found = array("q", (-pk if replaced else pk for pk, replaced in rows.iterator()))
-    whole = Preference.objects.select_related("comparison__prompt", "written", "corrects")
+    whole = Preference.objects.with_overruled().select_related("comparison__prompt", "written", "corrects")
     others = ("annotator", "assignment", "guideline")
     whole = whole.select_related(*others).only(*RECORDED) if everything else whole.only(*SAID)
     for start in range(0, len(found), CHUNK_ROWS):

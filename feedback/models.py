@@ -12,6 +12,7 @@ from django.contrib.auth.models import AbstractUser
 from django.db import models
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
+from django.utils.functional import cached_property
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -461,25 +462,46 @@ class Pair(NamedTuple):
 
 
 class PreferenceQuerySet(models.QuerySet["Preference"]):
-    def current(self) -> PreferenceQuerySet:
-        """Judgements in force: neither superseded by a later row nor withdrawn."""
+    def in_force(self) -> PreferenceQuerySet:
+        """Neither superseded by a later row nor withdrawn; adjudications are among them."""
         later = Preference.objects.filter(supersedes=OuterRef("pk"))
         return self.filter(~Exists(later), withdrawn=False)
 
+    def current(self) -> PreferenceQuerySet:
+        """The annotators' judgements in force: what is counted, shown and compared."""
+        return self.in_force().filter(adjudication=False)
+
+    def deciding(self) -> PreferenceQuerySet:
+        """What trains and is exported: all in force, each with `overruled` brought along."""
+        return self.in_force().with_overruled()
+
+    def with_overruled(self) -> PreferenceQuerySet:
+        """Spares `Preference.overruled` a query for each row."""
+        decided = Preference.objects.in_force().filter(adjudication=True, comparison=OuterRef("comparison"))
+        found = Exists(decided.exclude(pk=OuterRef("pk")))
+        return self.annotate(overruled=found)  # type: ignore[no-redef]  # fills the property of that name
+
     def by_people(self) -> PreferenceQuerySet:
         """Judged here and by people: the only ones that human statistics may count."""
-        return self.filter(simulated=False, imported=False)
+        return self.filter(simulated=False, imported=False, adjudication=False)
 
 
 class Preference(models.Model):
-    """An annotator's recorded judgement. Append-only: a change or an undo is a new row that supersedes."""
+    """An annotator's recorded judgement. Append-only: a change or an undo is a new row that supersedes.
+
+    A reviewer's adjudication is a row of its own: of no assignment, so that it takes nobody's place in the
+    overlap, and in no statistic about annotators. While it is in force it decides instead of the others.
+    """
 
     class Acceptability(models.TextChoices):
         BOTH = "both", _("Both are good enough")
         ONE = "one", _("Only the better one")
         NEITHER = "neither", _("Neither is good enough")
 
-    assignment = models.ForeignKey(Assignment, on_delete=models.PROTECT, related_name="preferences")
+    assignment = models.ForeignKey(
+        Assignment, on_delete=models.PROTECT, null=True, related_name="preferences"
+    )
+    """Null for an adjudication alone."""
     comparison = models.ForeignKey(Comparison, on_delete=models.PROTECT, related_name="preferences")
     annotator = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="preferences"
@@ -517,6 +539,8 @@ class Preference(models.Model):
     simulated = models.BooleanField(_("simulated"), default=False)
     imported = models.BooleanField(_("imported"), default=False)
     """Judged elsewhere, by people we do not know, and brought in by a file."""
+    adjudication = models.BooleanField(_("adjudication"), default=False, db_default=False)
+    """A reviewer's decision of a comparison whose annotators disagree; `annotator` is the reviewer."""
     created_at = models.DateTimeField(_("judged"), auto_now_add=True)
 
     objects = PreferenceQuerySet.as_manager()
@@ -527,6 +551,16 @@ class Preference(models.Model):
                 fields=("assignment",),
                 condition=Q(supersedes__isnull=True),
                 name="one_first_judgement_of_an_assignment",
+            ),
+            models.UniqueConstraint(
+                fields=("comparison",),
+                condition=Q(adjudication=True, supersedes__isnull=True),
+                name="one_first_adjudication_of_a_comparison",
+            ),
+            models.CheckConstraint(
+                condition=Q(adjudication=True, assignment__isnull=True)
+                | Q(adjudication=False, assignment__isnull=False),
+                name="adjudication_has_no_assignment",
             ),
             models.CheckConstraint(
                 condition=Q(withdrawn=True, strength__isnull=True)
@@ -545,7 +579,16 @@ class Preference(models.Model):
                 condition=Q(corrects__isnull=True) | Q(written__isnull=False), name="correction_has_a_text"
             ),
         )
-        indexes = (models.Index(fields=("annotator", "-created_at")),)
+        indexes = (
+            models.Index(fields=("annotator", "-created_at")),
+            models.Index(fields=("comparison",), condition=Q(adjudication=True), name="adjudications"),
+        )
+
+    @cached_property
+    def overruled(self) -> bool:
+        """Whether an adjudication decides instead. `deciding()` brings it along for many rows at once."""
+        decided = Preference.objects.in_force().filter(adjudication=True, comparison=self.comparison_id)
+        return not self.adjudication and decided.exists()
 
     def answer(self) -> dict[str, Any]:
         """What was said of the order of the candidates, as a gold answer says it."""
@@ -554,7 +597,7 @@ class Preference(models.Model):
 
     def ordered(self) -> list[ordering.Ordered]:
         """The order of candidate positions that this judgement tells training; see `pairs`."""
-        if self.withdrawn:
+        if self.withdrawn or self.overruled:
             return []
         bad_ties = self.acceptability == self.Acceptability.NEITHER
         return [pair for pair in ordering.order_of(self.answer()) if not (pair.tie and bad_ties)]
@@ -565,6 +608,7 @@ class Preference(models.Model):
         A tie yields its two completions with margin 0 and `tie` set: the trainer's configuration decides.
         Both-bad with a stated preference still says which is less bad, so it counts; a both-bad tie does not.
         A correction is slightly better than what it corrects. A demonstration has nothing to be better than.
+        Where a reviewer adjudicated, the adjudication alone says the order; what others wrote stays.
         """
         found: list[Pair] = []
         if ordered := self.ordered():

@@ -159,16 +159,17 @@ def freezable(project: Project) -> Freezable:
     """Counted by the rules of `Preference.pairs()`: pairwise ones in SQL, rankings and ratings row by row."""
     found = Preference.objects.filter(
         comparison__project=project, comparison__purpose=Comparison.Purpose.TRAINING
-    ).current()
+    ).deciding()
     pairwise = Q(kind=ComparisonKind.PAIRWISE)
+    heard = Q(overruled=False)
     neither = Q(strength=0, acceptability=Preference.Acceptability.NEITHER)
     counted = found.aggregate(
-        n_pairs=Count("pk", filter=pairwise & ~neither),
-        n_decided=Count("pk", filter=pairwise & ~Q(strength=0)),
+        n_pairs=Count("pk", filter=pairwise & heard & ~neither),
+        n_decided=Count("pk", filter=pairwise & heard & ~Q(strength=0)),
         n_corrections=Count("corrects"),
-        n_people=Count("pk", filter=Q(simulated=False, imported=False)),
-        n_simulated=Count("pk", filter=Q(simulated=True)),
-        n_imported=Count("pk", filter=Q(imported=True, simulated=False)),
+        n_people=Count("pk", filter=heard & Q(simulated=False, imported=False)),
+        n_simulated=Count("pk", filter=heard & Q(simulated=True)),
+        n_imported=Count("pk", filter=heard & Q(imported=True, simulated=False)),
         n_annotators=Count("annotator", distinct=True),
     )
     counts = {name.removeprefix("n_"): count for name, count in counted.items()}

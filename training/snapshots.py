@@ -73,10 +73,10 @@ def freeze_preferences(
     include_simulated: bool = True,
     purposes: Sequence[str] = ("training",),
 ) -> Snapshot:
-    """The judgements in force as pairs; raises NothingToFreeze below MINIMUM_PAIRS decided pairs.
+    """What decides, as pairs; raises NothingToFreeze below MINIMUM_PAIRS decided pairs.
 
-    Counts: `preferences` in force, of which `simulated`; `pairs` written (= `train` + `held_out`), of which
-    `ties`; distinct `prompts` and `annotators` behind the pairs.
+    Counts: `preferences` in force that no adjudication overrules, of which `simulated`; `pairs`
+    written (= `train` + `held_out`), of which `ties`; distinct `prompts` and `annotators` behind the pairs.
     """
     counts = dict.fromkeys(("preferences", "simulated", "pairs", "ties", "train", "held_out"), 0)
     prompts: set[int] = set()
@@ -102,15 +102,17 @@ def _preference_rows(
     prompts: set[int],
     annotators: set[int],
 ) -> Iterator[dict[str, Any]]:
-    found = Preference.objects.filter(comparison__project=project, comparison__purpose__in=purposes).current()
+    found = Preference.objects.filter(
+        comparison__project=project, comparison__purpose__in=purposes
+    ).deciding()
     if not include_simulated:
         found = found.filter(simulated=False)
     others = _judged_by_several(found)
     numbers: dict[int, int] = {}  # of annotators, local to the file: it names nobody
     found = _whole(found)
     for preference in found.order_by("pk").iterator(chunk_size=BATCH):
-        counts["preferences"] += 1
-        counts["simulated"] += preference.simulated
+        counts["preferences"] += not preference.overruled
+        counts["simulated"] += preference.simulated and not preference.overruled
         prompt = preference.comparison.prompt
         for pair in preference.pairs():
             split = split_of(prompt.content_hash, prompt.split)
@@ -120,7 +122,7 @@ def _preference_rows(
             prompts.add(prompt.pk)
             annotators.add(preference.annotator_id)
             known: dict[str, Any] = {}
-            if not preference.imported:
+            if not preference.imported and not preference.adjudication:
                 known["annotator"] = numbers.setdefault(preference.annotator_id, len(numbers))
             if (agreement := _agreement(preference, pair, others)) is not None:
                 known["agreement"] = agreement
@@ -260,7 +262,7 @@ def _written_rows(project: Project) -> Iterator[dict[str, Any]]:
 
 def _training_judgements(project: Project) -> PreferenceQuerySet:
     purpose = Comparison.Purpose.TRAINING
-    return Preference.objects.filter(comparison__project=project, comparison__purpose=purpose).current()
+    return Preference.objects.filter(comparison__project=project, comparison__purpose=purpose).deciding()
 
 
 def _completion_rows(found: QuerySet[Completion]) -> Iterator[dict[str, Any]]:

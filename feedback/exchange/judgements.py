@@ -39,7 +39,7 @@ COLUMNS = (
     "judgement", "project", "comparison", "purpose", "kind", "prompt", "messages", "candidates",
     "gold_answer", *ANSWERS, "acceptability", "written", "corrects", "flags", "comment", "shown_order",
     "annotator", "guideline", "opened_at", "judged_at", "active_ms", "late", "simulated", "imported",
-    "withdrawn", "supersedes", "in_force",
+    "withdrawn", "supersedes", "in_force", "adjudication", "overruled",
 )  # fmt: skip
 PROMPT_COLUMNS = ("id", "external_id", "split", "source")
 DAY_MS = 24 * 3600 * 1000
@@ -53,10 +53,10 @@ def fits(data: dict[str, Any]) -> bool:
 
 
 def read(data: dict[str, Any], line: int) -> Row:
-    """Judgements that were taken back or replaced count for nothing; their prompts and completions stay."""
+    """Judgements taken back, replaced or overruled count for nothing; their prompts and completions stay."""
     texts = different((text_in(value, "text") for value in objects_in(data, "candidates")), "candidates")
     judged: tuple[Judged, ...] = ()
-    if yes_or_no(data, "in_force") and not data.get("withdrawn"):
+    if yes_or_no(data, "in_force") and not data.get("withdrawn") and not data.get("overruled"):
         judged = (judgement(data, texts),)
     return Row(
         line,
@@ -177,7 +177,7 @@ def write(preference: Preference) -> Iterator[dict[str, Any]]:
         "shown_order": preference.shown_order,
         "annotator": pseudonym(comparison.project, preference.annotator),
         "guideline": preference.guideline and preference.guideline.version,
-        "opened_at": preference.assignment.created_at.isoformat(),
+        "opened_at": preference.assignment and preference.assignment.created_at.isoformat(),
         "judged_at": preference.created_at.isoformat(),
         "active_ms": preference.active_ms,
         "late": preference.late,
@@ -186,6 +186,8 @@ def write(preference: Preference) -> Iterator[dict[str, Any]]:
         "withdrawn": preference.withdrawn,
         "supersedes": preference.supersedes_id,
         "in_force": not preference.withdrawn and not later,
+        "adjudication": preference.adjudication,
+        "overruled": preference.overruled,
     }  # fmt: skip
 
 

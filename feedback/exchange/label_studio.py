@@ -203,7 +203,7 @@ def ratings_of(regions: list[Region], names: dict[str, int]) -> tuple[dict[str, 
 
 def write(preference: Preference) -> Iterator[dict[str, Any]]:
     """A task for each judgement: the prompt as text for people and as turns for programs."""
-    if preference.withdrawn:
+    if preference.withdrawn or preference.overruled:
         return
     comparison = preference.comparison
     texts = [candidate.completion.text for candidate in comparison.candidates.all()]

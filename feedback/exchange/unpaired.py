@@ -53,6 +53,7 @@ def labels(preference: Preference) -> list[tuple[Completion, bool]]:
 
     First what was said outright: both are good enough, neither is, a mean rating above or below the middle.
     Then what `pairs()` tells: whatever is only ever chosen is good, whatever is only ever rejected is not.
+    Of a judgement that was overruled by an adjudication, its correction alone.
     """
     if preference.withdrawn:
         return []
@@ -61,12 +62,13 @@ def labels(preference: Preference) -> list[tuple[Completion, bool]]:
     pairs = [pair for pair in preference.pairs() if not pair.tie]
     won, lost = {pair.chosen.pk for pair in pairs}, {pair.rejected.pk for pair in pairs}
     said.update(dict.fromkeys(won - lost, True) | dict.fromkeys(lost - won, False))
-    for completion, given in zip(shown, preference.ratings, strict=False):
+    for completion, given in zip(shown, [] if preference.overruled else preference.ratings, strict=False):
         mean = sum(given.values()) / len(given) if given else MIDDLE
         said.pop(completion.pk, None)
         if mean != MIDDLE:
             said[completion.pk] = mean > MIDDLE
-    if preference.acceptability in (Preference.Acceptability.BOTH, Preference.Acceptability.NEITHER):
+    outright = (Preference.Acceptability.BOTH, Preference.Acceptability.NEITHER)
+    if preference.acceptability in outright and not preference.overruled:
         good = preference.acceptability == Preference.Acceptability.BOTH
         said.update({completion.pk: good for completion in shown})
     everything = {completion.pk: completion for completion in (*shown, *preference.demonstrations())}

@@ -253,7 +253,7 @@ def test_everything_that_is_recorded(told_of: Project) -> None:
         "comment": "so",
         "shown_order": row.shown_order,
         "guideline": row.guideline.version if row.guideline else None,
-        "opened_at": row.assignment.created_at.isoformat(),
+        "opened_at": row.assignment and row.assignment.created_at.isoformat(),
         "judged_at": row.created_at.isoformat(),
         "active_ms": row.active_ms,
         "late": False,
@@ -262,6 +262,8 @@ def test_everything_that_is_recorded(told_of: Project) -> None:
         "withdrawn": False,
         "supersedes": None,
         "in_force": False,
+        "adjudication": False,
+        "overruled": False,
     }
     assert [(one["completion"], one["text"]) for one in first["candidates"]] == [
         (completion.pk, completion.text) for completion in candidates
