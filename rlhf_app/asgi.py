@@ -9,9 +9,10 @@ import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from django.core.asgi import get_asgi_application
+import django
 
 from rlhf_app import child
+from rlhf_app.handler import Handler
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "rlhf_app.settings")
 
@@ -92,6 +93,7 @@ def one_of_several() -> bool:
     return int(settings.WEB_PROCESSES) > 1 and multiprocessing.parent_process() is not None
 
 
-application = BodyLimit(get_asgi_application())
+django.setup(set_prefix=False)
+application = BodyLimit(Handler())
 if one_of_several():
     child.die_with_parent(os.getppid())  # a killed uvicorn would leave it holding the port

@@ -94,7 +94,7 @@ SQLITE_OPTIONS = {
 
 IN_WEB_PROCESS = "rlhf_app.asgi" in sys.modules
 POOL = {"min_size": 2, "max_size": 12, "timeout": 20}
-"""Connections of one web process: its requests run on threads that come and go, and cannot keep one."""
+"""Connections of one web process: its threads' (rlhf_app/handler.py), and some for downloads."""
 
 
 def database(url: str) -> dict[str, object]:
@@ -110,6 +110,7 @@ def database(url: str) -> dict[str, object]:
             "ENGINE": "rlhf_app.sqlite",
             "NAME": BASE_DIR / unquote(parts.path[1:]),  # sqlite:////four/slashes is an absolute path
             "OPTIONS": SQLITE_OPTIONS,
+            **({"CONN_MAX_AGE": None} if IN_WEB_PROCESS else {}),  # opening a file takes longer than a query
         }
     if parts.scheme in ("postgres", "postgresql") and parts.path.strip("/"):
         return {
