@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from datetime import timedelta
 from pathlib import Path
@@ -33,8 +34,11 @@ class User(AbstractUser):
     @classmethod
     def first_admin(cls) -> User:
         """The first superuser; made without a password when there is none, for a sign-in link to open."""
-        admin = cls.objects.filter(is_superuser=True, is_active=True).order_by("pk").first()
-        return admin or cls.objects.create_superuser("admin")
+        if admin := cls.objects.filter(is_superuser=True, is_active=True).order_by("pk").first():
+            return admin
+        taken = set(cls.objects.filter(username__startswith="admin").values_list("username", flat=True))
+        names = itertools.chain(["admin"], (f"admin-{number}" for number in itertools.count(2)))
+        return cls.objects.create_superuser(next(name for name in names if name not in taken))
 
     def open_projects(self) -> models.QuerySet[Project]:
         """Every project the user may open: all of them for superusers, who are admins everywhere."""

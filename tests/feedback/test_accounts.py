@@ -143,6 +143,14 @@ def test_the_first_admin_is_made_once_and_comes_in_by_a_link_only() -> None:
     assert User.first_admin() == made and User.objects.count() == 1
 
 
+def test_a_person_called_admin_keeps_the_account() -> None:
+    person = User.objects.create_user("admin")
+    made = User.first_admin()
+    assert (made.username, made.is_superuser) == ("admin-2", True)
+    person.refresh_from_db()
+    assert not person.is_superuser
+
+
 def test_who_left_is_not_the_first_admin() -> None:
     make_superuser(is_active=False)
     second, _third = make_superuser(), make_superuser()
