@@ -1,13 +1,14 @@
 """`./run e2e`: the whole loop with real processes, from a clean checkout to a better model, measured.
 
 Four parts, each with its own figures: the loop itself, driven in a browser; a run whose trainer and worker
-are killed; a queue of ten thousand comparisons; a control whose preferences are coin flips. Prints one JSON
-object as its last line.
+are killed; a queue of ten thousand comparisons; a control whose preferences are coin flips, and the same
+coins turned over. Prints one JSON object as its last line.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from typing import Any
@@ -96,35 +97,68 @@ def reviewed(installed: Installation, slug: str, candidate: Any, *, seed: int) -
 
 
 def the_control(installed: Installation) -> dict[str, Any]:
-    """The same road on judgements that are coin flips: there must be no win."""
+    """The same road on coin flips, and once more on the same coins turned over: no win in both.
+
+    A reward model of two hundred coins leans somewhere by chance, and a policy may follow it to a better
+    place; with the coins turned over it leans the other way. Whoever wins both has seen the taste elsewhere.
+    """
+    coins = control_project("coins")
+    run(coins, "sample", compare=True)
+    installed.simulate(coins.slug, JUDGEMENTS, noise=0.0, seed=3, shuffled=True)
+    figures, flipped = {}, ""
+    figures["coins"], flipped = judged_by_coins(installed, coins)
+    turned = control_project("turned")
+    file = installed.folder / "turned.jsonl"
+    file.write_text(flipped, encoding="utf-8")
+    installed.manage("import_file", turned.slug, str(file))
+    figures["turned"], _flipped = judged_by_coins(installed, turned)
+    return {**figures, "no_win": min(found["review"]["low"] for found in figures.values()) <= 0.5}
+
+
+def control_project(slug: str) -> Any:
+    """The demo's prompts and starter model, in a project of its own."""
     from feedback.models import Project, Prompt
     from training import registry
-    from training.launch import default_inputs, launch, wait
     from training.models import ModelVersion
 
     demo = Project.objects.get(slug=PROJECT)
     starter = ModelVersion.objects.get(project=demo, kind="base", run__isnull=False)
-    control = Project.objects.create(name="Control", slug="control", overlap=1)
+    project = Project.objects.create(name=f"Control: {slug}", slug=slug, overlap=1)
     for prompt in demo.prompts.all():
-        Prompt.objects.create(project=control, messages=prompt.messages, split=prompt.split)
-    base = registry.register_base(control, starter.path, actor=None, note="the starter")
+        Prompt.objects.create(project=project, messages=prompt.messages, split=prompt.split)
+    base = registry.register_base(project, starter.path, actor=None, note="the starter")
     registry.promote(base, actor=None, reason="the control starts from the starter", expected=None)
+    return project
 
-    def run(kind: str, config: dict[str, Any], **purpose: Any) -> Any:
-        inputs = default_inputs(control, kind, actor=None)
-        done = wait(
-            launch(control, kind, config, actor=None, seed=7, inputs=inputs, purpose=purpose), seconds=600
+
+def run(project: Any, kind: str, **purpose: Any) -> Any:
+    from training.launch import default_inputs, launch, wait
+
+    inputs = default_inputs(project, kind, actor=None)
+    done = wait(launch(project, kind, {}, actor=None, seed=7, inputs=inputs, purpose=purpose), seconds=600)
+    if done.state != "done":
+        raise RuntimeError(f"the control's {kind} ended as {done.state}: {done.outcome}")
+    return done
+
+
+def judged_by_coins(installed: Installation, project: Any) -> tuple[dict[str, Any], str]:
+    """How the policy of a project's judgements does; and what it learned from, turned over, as JSONL."""
+    reward_run = run(project, "reward_model")
+    policy_run = run(project, "ppo")
+    review = reviewed(installed, project.slug, policy_run.version, seed=4)
+    pairs = reward_run.inputs.get(name="snapshot").snapshot.path.read_text(encoding="utf-8").splitlines()
+    flipped = "".join(
+        json.dumps(
+            {"prompt": pair["prompt"], "chosen": said(pair["rejected"]), "rejected": said(pair["chosen"])}
         )
-        if done.state != "done":
-            raise RuntimeError(f"the control's {kind} ended as {done.state}: {done.outcome}")
-        return done
+        + "\n"
+        for pair in map(json.loads, pairs)
+    )
+    return {"review": review, **ends(policy_run)}, flipped
 
-    run("sample", {}, compare=True)
-    installed.simulate("control", JUDGEMENTS, noise=0.0, seed=3, shuffled=True)
-    run("reward_model", {})
-    policy_run = run("ppo", {})
-    review = reviewed(installed, "control", policy_run.version, seed=4)
-    return {"review": review, "no_win": review["low"] <= 0.5, **ends(policy_run)}
+
+def said(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
 
 
 # --- the faults -------------------------------------------------------------------------------------
