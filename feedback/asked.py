@@ -50,6 +50,18 @@ class Wanted(NamedTuple):
     """Position by index in the row."""
 
 
+class Asked(NamedTuple):
+    """A row with all that it asks for, worked out before any lock is held."""
+
+    asking: Asking
+    wanted: list[Wanted]
+
+    @classmethod
+    def of(cls, row: Row, data_import: DataImport) -> Asked:
+        asking = Asking.of(row)
+        return cls(asking, wanted_of(asking, data_import))
+
+
 def wanted_of(asking: Asking, data_import: DataImport) -> list[Wanted]:
     if data_import.options.get("put_up"):
         found = [put_up(asking, *one) for one in to_put_up(asking.row, data_import.project)]

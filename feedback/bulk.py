@@ -1,13 +1,21 @@
-"""Many rows of one table in one statement, five times as fast as making a model object for each."""
+"""Many rows of one table at once, ten times as fast as making a model object for each.
+
+The work is done column by column: what all rows have alike is prepared once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 from django.db import connection
-from django.db.models import DateTimeField, JSONField, Model
+from django.db.models import CharField, DateTimeField, Field, JSONField, Model
 from django.utils import timezone
+
+from feedback.texts import plain_json
+
+Column = tuple["Field[Any, Any]", Sequence[Any]]
 
 
 def insert(
@@ -21,45 +29,106 @@ def insert(
     """Insert `rows` of values of the columns `names`; `fixed` values and defaults fill the rest of each row.
 
     Returns the new ids in the order of the rows; rows whose conflicts are ignored have none. `save` is not
-    called: hashes and the like are the caller's. A few hundred rows at a time: databases limit the values of
-    one statement.
+    called: hashes and the like are the caller's. Only within a transaction.
     """
     if not rows:
         return []
+    assert connection.in_atomic_block, "on SQLite the ids are free only while the write lock is held"
     fields = {field.attname: field for field in model._meta.concrete_fields if not field.primary_key}
+    columns = [
+        (fields[name], prepared(fields[name], values))
+        for name, values in zip(names, zip(*rows, strict=True), strict=True)
+    ]
     now = timezone.now()
+    constants = []
     for name, field in fields.items():
         if name not in names:
             default = now if getattr(field, "auto_now_add", False) else field.get_default()
-            fixed[name] = field.get_db_prep_save(fixed.get(name, default), connection)
-    rest = [name for name in fields if name not in names]
-    constants = [fixed[name] for name in rest]
-    special = [
-        (place, fields[name])
-        for place, name in enumerate(names)
-        if isinstance(fields[name], JSONField | DateTimeField)
-    ]
-    values: list[Any] = []
-    known: dict[tuple[int, str], Any] = {}
-    for row in rows:
-        cells = list(row)
-        for place, field in special:
-            # Most rows hold the same: an empty list, this moment.
-            key = (place, repr(cells[place]) if not cells[place] or isinstance(field, DateTimeField) else "")
-            if not key[1]:
-                cells[place] = field.get_db_prep_save(cells[place], connection)
-                continue
-            if key not in known:
-                known[key] = field.get_db_prep_save(cells[place], connection)
-            cells[place] = known[key]
-        values += cells
-        values += constants
+            constants.append((field, prepared(field, [fixed.get(name, default)])[0]))
+    into = insert_into_sqlite if connection.vendor == "sqlite" else insert_into_postgresql
+    return into(model, columns, constants, len(rows), ignore_conflicts)
+
+
+def prepared(field: Field[Any, Any], values: Sequence[Any]) -> Sequence[Any]:
+    """The values of a column as both drivers take them."""
+    if isinstance(field, JSONField):
+        return [json_cell(value) for value in values]
+    if isinstance(field, CharField):  # choices are a kind of text that the drivers do not know
+        return [None if value is None else str(value) for value in values]
+    if isinstance(field, DateTimeField):
+        made = {value: field.get_db_prep_save(value, connection) for value in set(values)}
+        return [made[value] for value in values]
+    return values
+
+
+EMPTY = {list: "[]", dict: "{}"}
+
+
+def json_cell(value: Any) -> str | None:
+    """JSON as text. Most rows hold an empty list."""
+    if value is None:
+        return None
+    return plain_json(value) if value or type(value) not in EMPTY else EMPTY[type(value)]
+
+
+def insert_into_sqlite(
+    model: type[Model],
+    columns: list[Column],
+    constants: list[tuple[Field[Any, Any], Any]],
+    number: int,
+    ignore_conflicts: bool,
+) -> list[int]:
+    """One short statement, many times. Nobody else writes meanwhile, so the next free ids are known."""
+    table = model._meta.db_table
     quote = connection.ops.quote_name
-    columns = ", ".join(quote(fields[name].attname) for name in (*names, *rest))
-    one = "(" + ", ".join(["%s"] * len(fields)) + ")"
+    names = ", ".join(quote(field.attname) for field, _values in (*columns, *constants))
+    marks = ", ".join(["%s"] * (1 + len(columns) + len(constants)))
     # Only names from the model's own definition stand in the text; every value is a parameter.
-    statement = f"INSERT INTO {quote(model._meta.db_table)} ({columns}) VALUES {', '.join([one] * len(rows))}"
+    statement = f"INSERT INTO {quote(table)} ({quote('id')}, {names}) VALUES ({marks})"
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = %s", [table])
+        used = cursor.fetchone()
+        first = (used[0] if used else 0) + 1
+        ids = range(first, first + number)
+        values = zip(
+            ids, *(values for _field, values in columns), *(repeat(value) for _field, value in constants)
+        )  # fmt: skip
+        if not ignore_conflicts:
+            cursor.executemany(statement, values)
+            return list(ids)
+        cursor.executemany(f"{statement} ON CONFLICT DO NOTHING", values)
+        cursor.execute(f"SELECT {quote('id')} FROM {quote(table)} WHERE {quote('id')} >= %s", [first])
+        return [int(row[0]) for row in cursor.fetchall()]
+
+
+def insert_into_postgresql(
+    model: type[Model],
+    columns: list[Column],
+    constants: list[tuple[Field[Any, Any], Any]],
+    number: int,
+    ignore_conflicts: bool,
+) -> list[int]:
+    """One statement with an array for each column, the same text however many rows."""
+    quote = connection.ops.quote_name
+    names = ", ".join(quote(field.attname) for field, _values in (*columns, *constants))
+    arrays = ", ".join(f"%s::{type_of(field)}[]" for field, _values in columns)
+    cells = [f"c{place}::{field.db_type(connection)}" if isinstance(field, JSONField) else f"c{place}"
+             for place, (field, _values) in enumerate(columns)]  # fmt: skip
+    cells += [f"%s::{field.db_type(connection)}" for field, _value in constants]
+    aliases = ", ".join(f"c{place}" for place in range(len(columns)))
+    # Only names from the model's own definition stand in the text; every value is a parameter.
+    statement = (
+        f"INSERT INTO {quote(model._meta.db_table)} ({names}) SELECT {', '.join(cells)} "
+        f"FROM unnest({arrays}) AS rows ({aliases})"
+    )
     conflict = " ON CONFLICT DO NOTHING" if ignore_conflicts else ""
+    values = [value for _field, value in constants] + [list(values) for _field, values in columns]
     with connection.cursor() as cursor:
         cursor.execute(f"{statement}{conflict} RETURNING {quote('id')}", values)
         return [int(row[0]) for row in cursor.fetchall()]
+
+
+def type_of(field: Field[Any, Any]) -> str:
+    """Of an array's elements. Text for what is short, too: a cast to its length would cut it off."""
+    name = str(field.db_type(connection))
+    return "text" if name.startswith("varchar") or isinstance(field, JSONField) else name

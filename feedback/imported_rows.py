@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from django.utils import timezone
 
-from feedback.asked import Asking, Wanted, answer, wanted_of
+from feedback.asked import Asked, Asking, Wanted, answer
 from feedback.bulk import insert
 from feedback.exchange.judgements import importer_name
 from feedback.exchange.rows import Judged
@@ -65,14 +65,14 @@ class People:
 # --- writing ----------------------------------------------------------------------------------------
 
 
-def write_rows(data_import: DataImport, people: People, batch: list[Asking]) -> Counter[str]:
+def write_rows(data_import: DataImport, people: People, asked: list[Asked]) -> Counter[str]:
     """Write what is not there yet; what was added, by kind, and the rows that added nothing."""
-    own = exported_here(data_import, batch)
+    own = exported_here(data_import, [one.asking for one in asked])
     added = Counter({"unchanged": len(own)})
-    batch = [asking for place, asking in enumerate(batch) if place not in own]
+    asked = [one for place, one in enumerate(asked) if place not in own] if own else asked
+    batch = [one.asking for one in asked]
     prompts, new_prompts = write_prompts(data_import, batch)
     added["prompts"] = len(new_prompts)
-    asked = [(asking, wanted_of(asking, data_import)) for asking in batch]
     wanted: dict[str, Wanted] = {}
     for _asking, found in asked:
         for one in found:

@@ -25,7 +25,7 @@ from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from feedback.asked import Asking
+from feedback.asked import Asked
 from feedback.exchange.files import Container, opened
 from feedback.exchange.formats import Format, Unrecognised, read_rows, recognise
 from feedback.exchange.rows import Row
@@ -34,12 +34,13 @@ from feedback.lines import BadFile, BadRow
 from feedback.models import AuditEntry, DataImport, Project, User
 
 State = DataImport.State
-BATCH_ROWS, LEAST_BATCH_ROWS = 200, 100
+BATCH_ROWS, LEAST_BATCH_ROWS = 1000, 100
 BATCH_CHARACTERS = 4 * 1024**2
 """Of text, after which a batch is written however few rows it has: a file may be all huge rows."""
 HOLD_SECONDS = 0.08
 """How long a batch may keep SQLite's one write lock."""
 PAUSE_SECONDS = 0.02
+"""How long it is left free between two batches, at least: reading the next one mostly takes longer."""
 MAX_ERRORS_SHOWN = 100
 MAX_BAD_ROWS = 1000
 """Where checking stops when bad rows are not skipped: the format is wrong, not the rows."""
@@ -167,6 +168,7 @@ class Claim:
         self.row = data_import
         self.attempt = data_import.attempt
         self.last_beat = time.monotonic()
+        self.lock_free_since = 0.0
 
     def change(self, **fields: object) -> None:
         mine = DataImport.objects.filter(pk=self.row.pk, state=State.RUNNING, attempt=self.attempt)
@@ -267,7 +269,7 @@ def write(claim: Claim) -> None:
     counts = Counter(data_import.counts)
     people = People(data_import.project)
     with room_for_indexes(), rows_of(data_import) as (rows, raw):
-        batch: list[Asking] = []
+        batch: list[Asked] = []
         size, characters = BATCH_ROWS, 0
         for row in rows:
             if isinstance(row, BadRow):
@@ -277,11 +279,11 @@ def write(claim: Claim) -> None:
             if row.line <= data_import.last_line:
                 continue
             full = len(batch) >= size or characters > BATCH_CHARACTERS
-            if full and row.line > batch[-1].row.line:
+            if full and row.line > batch[-1].asking.row.line:
                 # Never between rows of one object: it is known by its number whether they are written.
                 size = write_batch(claim, people, batch, counts, read=raw.tell())
                 batch, characters = [], 0
-            batch.append(Asking.of(row))
+            batch.append(Asked.of(row, data_import))
             characters += sum(map(len, row.completions)) + sum(len(turn["content"]) for turn in row.messages)
         if batch:
             write_batch(claim, people, batch, counts, read=raw.tell())
@@ -312,25 +314,28 @@ def room_for_indexes() -> Iterator[None]:
                 cursor.execute(f"PRAGMA {name}={int(value)}")
 
 
-def write_batch(claim: Claim, people: People, batch: list[Asking], counts: Counter[str], *, read: int) -> int:
+def write_batch(claim: Claim, people: People, batch: list[Asked], counts: Counter[str], *, read: int) -> int:
     """One short transaction; how many rows the next one may take.
 
     SQLite lets one writer in at a time, and one who waits asks ever more rarely, at first every 25 ms. So a
     batch that held the lock for long makes the next one smaller, and the pause leaves time to be asked in.
     """
-    started = time.monotonic()
     data_import = claim.row
+    alone = connection.vendor == "sqlite"
+    if alone:
+        time.sleep(max(0.0, PAUSE_SECONDS - (time.monotonic() - claim.lock_free_since)))
     with transaction.atomic():
+        started = time.monotonic()
         # The row lock of this update fences the batch: a cancel or take-over comes wholly before or after.
-        claim.change(last_line=batch[-1].row.line)
+        claim.change(last_line=batch[-1].asking.row.line)
         # Imports of one project take turns; judging does not lock the project's row.
         Project.objects.select_for_update(no_key=True).get(pk=data_import.project_id)
         counts += write_rows(data_import, people, batch)
         claim.change(counts=dict(counts), bytes_read=(data_import.size + read) // 2)
-    if connection.vendor != "sqlite":
+    if not alone:
         return BATCH_ROWS
-    held = time.monotonic() - started
-    time.sleep(PAUSE_SECONDS)
+    claim.lock_free_since = time.monotonic()
+    held = claim.lock_free_since - started
     return max(LEAST_BATCH_ROWS, min(BATCH_ROWS, int(len(batch) * HOLD_SECONDS / held)))
 
 

@@ -14,9 +14,18 @@ class Message(TypedDict):
     content: str
 
 
+CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+PLAIN = json.JSONEncoder(ensure_ascii=False)
+
+
 def canonical_json(value: object) -> str:
     """The one JSON text of a value: sorted keys, no spaces, so that equal values hash alike."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return CANONICAL.encode(value)
+
+
+def plain_json(value: object) -> str:
+    """As JSON, keys in their own order."""
+    return PLAIN.encode(value)
 
 
 def sha256_text(text: str) -> str:
