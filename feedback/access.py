@@ -9,6 +9,7 @@ from django.http import Http404
 from django.shortcuts import get_object_or_404
 
 from feedback.models import Membership, Project, Role, User
+from rlhf_app.prepared import Prepared, number, text
 
 ROLE_ORDER = [Role.ANNOTATOR, Role.REVIEWER, Role.ENGINEER, Role.ADMIN]
 M = TypeVar("M", bound=Model)
@@ -36,13 +37,21 @@ def get_project(user: User, slug: str, role: Role = Role.ANNOTATOR) -> Project:
     if user.is_superuser:
         project, held = get_object_or_404(projects_of(user), slug=slug), Role.ADMIN
     else:
-        rows = Membership.objects.select_related("project")
-        membership = get_object_or_404(rows, user=user, project__slug=slug, project__archived_at=None)
+        membership = MEMBERSHIP.first(user=user.pk, slug=slug)
+        if membership is None:
+            raise Http404
         project, held = membership.project, Role(membership.role)
     if not at_least(held, role):
         raise Http404
     project.role = held  # type: ignore[attr-defined]  # read by templates/base.html for the navigation
     return project
+
+
+MEMBERSHIP = Prepared(
+    lambda: Membership.objects.select_related("project").filter(
+        user=number("user"), project__slug=text("slug"), project__archived_at=None
+    )
+)
 
 
 def get_in_project(project: Project, rows: QuerySet[M], pk: int) -> M:

@@ -25,8 +25,9 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Count, Exists, F, Min, OuterRef, Q, Subquery
+from django.db.models import Case, Count, Exists, F, Min, OuterRef, Q, Subquery, Value, When
 from django.db.models.functions import Coalesce
+from django.db.models.query import QuerySet
 from django.utils import timezone
 
 from feedback.models import (
@@ -34,11 +35,13 @@ from feedback.models import (
     Comparison,
     ComparisonKind,
     ComparisonQuerySet,
+    Guideline,
     Preference,
     Project,
     User,
 )
 from feedback.recording import Said, recorded
+from rlhf_app.prepared import Given, Prepared, PreparedUpdate, insert, moment, number, text, update
 
 LEASED, JUDGED = Assignment.State.LEASED, Assignment.State.JUDGED
 SKIPPED, EXPIRED = Assignment.State.SKIPPED, Assignment.State.EXPIRED
@@ -48,6 +51,7 @@ UNDO_WITHIN = timedelta(hours=24)
 """Older judgements stay: others have built on them."""
 
 
+SHOWN = ("project_id", "kind", "overlap", "state", "prompt__messages")
 PLENTY = 20
 """So many free comparisons must be left for somebody to hold a second one."""
 GOLD_OVERLAP = 10_000
@@ -61,28 +65,45 @@ class KeyReused(Exception):
 # --- what is free -----------------------------------------------------------------------------------
 
 
-def live(now: datetime) -> Q:
+def live(now: datetime | Given) -> Q:
     """Assignments whose lease still runs."""
     return Q(state=LEASED, lease_expires_at__gt=now)
 
 
-def with_free_slots(now: datetime) -> ComparisonQuerySet:
+def assignments_that(condition: Q) -> Coalesce:
+    """How many of a comparison's assignments meet the condition."""
+    found = Assignment.objects.filter(condition, comparison=OuterRef("pk"))
+    count = found.order_by().values("comparison").annotate(count=Count("pk")).values("count")
+    return Coalesce(Subquery(count), 0)
+
+
+def with_free_slots(now: datetime | Given) -> ComparisonQuerySet:
     """Open comparisons with fewer judgements and live leases than their overlap."""
-    taken = Assignment.objects.filter(Q(state=JUDGED) | live(now), comparison=OuterRef("pk"))
-    count = taken.order_by().values("comparison").annotate(count=Count("pk")).values("count")
-    return Comparison.objects.open().alias(taken=Coalesce(Subquery(count), 0)).filter(taken__lt=F("overlap"))
+    taken = assignments_that(Q(state=JUDGED) | live(now))
+    return Comparison.objects.open().alias(taken=taken).filter(taken__lt=F("overlap"))
 
 
-def closed_by(annotator: User) -> Exists:
+def closed_by(annotator: User | Given) -> Exists:
     """Whether the annotator has judged or skipped the comparison."""
     rows = Assignment.objects.filter(comparison=OuterRef("pk"), annotator=annotator)
     return Exists(rows.filter(state__in=(JUDGED, SKIPPED)))
 
 
-def queue_for(project: Project, annotator: User, now: datetime) -> ComparisonQuerySet:
+def queue_for(project: Project | Given, annotator: User | Given, now: datetime | Given) -> ComparisonQuerySet:
     """What the annotator may claim, in order: a walk of the index `comparison_queue` to the first fit."""
     rows = with_free_slots(now).filter(~closed_by(annotator), project=project)
     return rows.exclude(purpose=Comparison.Purpose.GOLD).order_by("-priority", "shuffle")
+
+
+def next_one(*, skip_locked: bool) -> Prepared:
+    """The comparison that comes next for somebody, locked, with what its page shows of it."""
+
+    def rows() -> ComparisonQuerySet:
+        queue = queue_for(number("project"), number("annotator"), moment("now"))
+        queue = queue.exclude(pk=number("but")).select_related("prompt").only(*SHOWN)
+        return queue.select_for_update(skip_locked=skip_locked and locks_rows(), of=("self",))[:1]
+
+    return Prepared(rows)
 
 
 def gold_for(project: Project, annotator: User, now: datetime) -> ComparisonQuerySet:
@@ -133,7 +154,7 @@ def locks_rows() -> bool:
 def hold(annotator: User) -> None:
     """One verb at a time per person, so that two tabs opened together share one lease."""
     if locks_rows():
-        list(User.objects.select_for_update(no_key=True).filter(pk=annotator.pk).values_list("pk"))
+        LOCKED_PERSON.all(pk=annotator.pk)
 
 
 def lease_end(now: datetime) -> datetime:
@@ -149,18 +170,27 @@ def claim(project: Project, annotator: User, *, now: datetime | None = None) -> 
     patient = not connection.in_atomic_block
     with transaction.atomic(savepoint=False):
         hold(annotator)
-        now = now or timezone.now()
-        mine = Assignment.objects.filter(live(now), annotator=annotator, comparison__project=project)
-        mine = mine.exclude(comparison__state=Comparison.State.WITHDRAWN)
-        mine = mine.select_related("comparison__prompt")
-        # After an undo there are two: the one just taken back is the later lease and comes first.
-        held = mine.order_by("-lease_expires_at", "-pk").first()
-        if held is not None:
-            held.comparison.project = project
-            held.lease_expires_at = lease_end(now)
-            held.save(update_fields=["lease_expires_at"])
-            return held
+        return claimed(project, annotator, now or timezone.now(), patient=patient)
+
+
+def leases_of_mine() -> QuerySet[Assignment]:
+    """After an undo there are two: the one just taken back is the later lease and comes first."""
+    mine = Assignment.objects.filter(
+        live(moment("now")), annotator=number("annotator"), comparison__project=number("project")
+    )
+    mine = mine.exclude(comparison__state=Comparison.State.WITHDRAWN).select_related("comparison__prompt")
+    return mine.order_by("-lease_expires_at", "-pk")[:1]
+
+
+def claimed(project: Project, annotator: User, now: datetime, *, patient: bool) -> Assignment | None:
+    """`claim`, for an annotator who is held."""
+    held: Assignment | None = MINE.first(project=project.pk, annotator=annotator.pk, now=now)
+    if held is None:
         return take(project, annotator, now, patient=patient)
+    held.comparison.project = project
+    held.lease_expires_at = lease_end(now)
+    update(held, "lease_expires_at")
+    return held
 
 
 def take(
@@ -172,17 +202,17 @@ def take(
         gold = rows.select_for_update(skip_locked=locks_rows(), of=("self",)).first()
         if gold is not None:
             gold.project = project
-            return lease(gold, annotator, now)
+            if (leased := lease(gold, annotator, now)) is not None:
+                return leased
     # A locked comparison may be free a moment later, so before saying "nothing left" wait for the locks.
     for skip_locked in (True, False) if patient and locks_rows() else (True,):
-        queue = queue_for(project, annotator, now).exclude(pk=but)
-        queue = queue.select_related("prompt")
-        queue = queue.select_for_update(skip_locked=skip_locked, of=("self",))
-        while (comparison := queue.first()) is not None:
-            # Its last slot may have gone between our reading and our lock: ask again, under the lock.
-            if not locks_rows() or with_free_slots(now).filter(pk=comparison.pk).exists():
-                comparison.project = project
-                return lease(comparison, annotator, now)
+        queue = NEXT if skip_locked else NEXT_PATIENT
+        asked = {"project": project.pk, "annotator": annotator.pk, "now": now, "but": but}
+        while (comparison := queue.first(**asked)) is not None:
+            comparison.project = project
+            # Its last slot may have gone between our reading and our lock: then ask again.
+            if (leased := lease(comparison, annotator, now)) is not None:
+                return leased
     return None
 
 
@@ -214,21 +244,28 @@ def claim_ahead(current: Assignment, annotator: User, *, now: datetime | None = 
         return ahead
 
 
-def lease(comparison: Comparison, annotator: User, now: datetime) -> Assignment:
-    """Give the comparison, whose lock is held and which has a free slot, to the annotator."""
-    again = None
-    for assignment in Assignment.objects.filter(comparison=comparison):
+def lease(comparison: Comparison, annotator: User, now: datetime) -> Assignment | None:
+    """Give the comparison, whose lock is held, to the annotator; None when it has no free slot."""
+    again, taken = None, 0
+    for assignment in ASSIGNMENTS.all(comparison=comparison.pk):
+        runs = assignment.state == LEASED and assignment.lease_expires_at > now
+        taken += runs or assignment.state == JUDGED
         if assignment.annotator_id == annotator.pk:
             again = assignment
-        elif assignment.state == LEASED and assignment.lease_expires_at <= now:
+        elif assignment.state == LEASED and not runs:
             close(assignment, EXPIRED, assignment.lease_expires_at)
+    if taken >= comparison.overlap:
+        return None
     if again is not None:
+        again.comparison = comparison
         return reopen(again, now)
-    return Assignment.objects.create(
-        comparison=comparison,
-        annotator=annotator,
-        shown_order=draw_order(candidates_of(comparison)),
-        lease_expires_at=lease_end(now),
+    return insert(
+        Assignment(
+            comparison=comparison,
+            annotator=annotator,
+            shown_order=draw_order(candidates_of(comparison)),
+            lease_expires_at=lease_end(now),
+        )
     )
 
 
@@ -260,9 +297,10 @@ def locked(assignment: Assignment, annotator: User) -> Assignment:
     """The row as it stands now, with person, comparison and row locked."""
     hold(annotator)
     if locks_rows():
-        list(Comparison.objects.select_for_update().filter(pk=assignment.comparison_id).values_list("pk"))
-    rows = Assignment.objects.select_for_update(of=("self",)).select_related("comparison")
-    row = rows.get(pk=assignment.pk, annotator=annotator)
+        LOCKED_COMPARISON.all(pk=assignment.comparison_id)
+    row: Assignment | None = LOCKED.first(pk=assignment.pk, annotator=annotator.pk)
+    if row is None:
+        raise Assignment.DoesNotExist
     row.comparison.project = assignment.comparison.project  # which never changes
     return row
 
@@ -322,40 +360,94 @@ def submit(
     recorded row; so does another form for a comparison already judged. Raises KeyReused when the key comes
     with another body.
     """
+    said = Said(strength, ranking, ratings, written, corrects)
+    besides = {"acceptability": acceptability, "flags": list(flags), "comment": comment}
     with transaction.atomic():
-        assignment = locked(assignment, annotator)
-        now = now or timezone.now()
-        known = Preference.objects.filter(idempotency_key=key).first()
-        if known is not None:
-            if (known.assignment_id, known.body_hash) != (assignment.pk, body_hash):
-                raise KeyReused(key)
-            return known
-        last = assignment.preferences.order_by("-pk").first()
-        if assignment.state == JUDGED and last is not None:
-            return last
-        in_time = assignment.state == LEASED and assignment.lease_expires_at > now
-        withdrawn = assignment.comparison.state == Comparison.State.WITHDRAWN
-        guideline = assignment.comparison.project.guideline()
-        preference = Preference.objects.create(
+        guideline = guideline_of(assignment.comparison.project)
+        sent = Sent(fencing_token, key, body_hash, active_ms, guideline)
+        return record(assignment, annotator, said, besides, sent, now=now).preference
+
+
+class Recorded(NamedTuple):
+    """A judgement on record."""
+
+    preference: Preference
+    now: datetime
+    """The time that counts, read under the locks."""
+    fresh: bool
+    """Recorded just now, not before."""
+
+
+class Sent(NamedTuple):
+    """What comes with a judgement."""
+
+    fencing_token: int
+    key: str
+    body_hash: str
+    active_ms: int | None
+    guideline: Guideline | None
+
+
+def record(
+    assignment: Assignment,
+    annotator: User,
+    said: Said,
+    besides: dict[str, Any],
+    sent: Sent,
+    *,
+    now: datetime | None = None,
+) -> Recorded:
+    """`submit` inside a transaction."""
+    assignment = locked(assignment, annotator)
+    now = now or timezone.now()
+    earlier: list[Preference] = EARLIER.all(assignment=assignment.pk, key=sent.key)
+    for known in earlier:
+        if known.idempotency_key == sent.key:
+            if (known.assignment_id, known.body_hash) != (assignment.pk, sent.body_hash):
+                raise KeyReused(sent.key)
+            known.assignment, known.comparison = assignment, assignment.comparison
+            return Recorded(known, now, fresh=False)
+    last = earlier[0] if earlier else None
+    if assignment.state == JUDGED and last is not None:
+        last.assignment, last.comparison = assignment, assignment.comparison
+        return Recorded(last, now, fresh=False)
+    in_time = assignment.state == LEASED and assignment.lease_expires_at > now
+    withdrawn = assignment.comparison.state == Comparison.State.WITHDRAWN
+    preference = insert(
+        Preference(
             assignment=assignment,
             comparison=assignment.comparison,
             annotator=annotator,
-            **recorded(assignment, Said(strength, ranking, ratings, written, corrects)),
-            acceptability=acceptability,
-            flags=list(flags),
-            comment=comment,
+            **recorded(assignment, said),
+            **besides,
             shown_order=assignment.shown_order,
-            guideline=guideline,
-            active_ms=active_ms,
-            idempotency_key=key,
-            body_hash=body_hash,
+            guideline=sent.guideline,
+            active_ms=sent.active_ms,
+            idempotency_key=sent.key,
+            body_hash=sent.body_hash,
             supersedes=last,
-            late=not in_time or withdrawn or assignment.fencing_token != fencing_token,
+            late=not in_time or withdrawn or assignment.fencing_token != sent.fencing_token,
             simulated=annotator.simulated,
         )
-        close(assignment, JUDGED, now)
-        settle(assignment.comparison)
-        return preference
+    )
+    close(assignment, JUDGED, now)
+    settle(assignment.comparison)
+    return Recorded(preference, now, fresh=True)
+
+
+def submit_and_claim(
+    assignment: Assignment, annotator: User, said: Said, besides: dict[str, Any], sent: Sent
+) -> tuple[Recorded, Assignment | None]:
+    """Record a judgement and lease what comes next, so that the person waits for the disk once."""
+    with transaction.atomic():
+        done = record(assignment, annotator, said, besides, sent)
+        return done, claimed(assignment.comparison.project, annotator, done.now, patient=False)
+
+
+def guideline_of(project: Project) -> Guideline | None:
+    """The guideline in force, without its text."""
+    found: Guideline | None = GUIDELINE.first(project=project.pk)
+    return found
 
 
 def close(assignment: Assignment, state: Assignment.State, now: datetime, *, skip_reason: str = "") -> None:
@@ -363,15 +455,12 @@ def close(assignment: Assignment, state: Assignment.State, now: datetime, *, ski
     assignment.closed_at = now
     assignment.skip_reason = skip_reason
     assignment.draft = {}
-    assignment.save(update_fields=["state", "closed_at", "skip_reason", "draft"])
+    update(assignment, "state", "closed_at", "skip_reason", "draft")
 
 
 def settle(comparison: Comparison) -> None:
     """DONE when enough have judged, OPEN again after an undo; a withdrawn comparison stays withdrawn."""
-    judged = Assignment.objects.filter(comparison=comparison, state=JUDGED).count()
-    state = Comparison.State.DONE if judged >= comparison.overlap else Comparison.State.OPEN
-    rows = Comparison.objects.filter(pk=comparison.pk).exclude(state__in=(state, Comparison.State.WITHDRAWN))
-    rows.update(state=state)
+    SETTLE.run(comparison=comparison.pk)
 
 
 def keep_draft(assignment: Assignment, annotator: User, *, fencing_token: int, draft: dict[str, Any]) -> bool:
@@ -395,11 +484,21 @@ def skip(
 def last_closed(project: Project, annotator: User, *, now: datetime | None = None) -> Assignment | None:
     """What an undo would take back: the annotator's latest judgement or skip of the last day."""
     since = (now or timezone.now()) - UNDO_WITHIN
+    found: Assignment | None = LAST_CLOSED.first(project=project.pk, annotator=annotator.pk, since=since)
+    if found is not None:
+        found.comparison.project = project
+    return found
+
+
+def closed_since() -> QuerySet[Assignment]:
     rows = Assignment.objects.filter(
-        annotator=annotator, state__in=(JUDGED, SKIPPED), closed_at__gt=since, comparison__project=project
+        annotator=number("annotator"),
+        state__in=(JUDGED, SKIPPED),
+        closed_at__gt=moment("since"),
+        comparison__project=number("project"),
     )
     rows = rows.exclude(comparison__state=Comparison.State.WITHDRAWN).exclude(BROUGHT_IN)
-    return rows.order_by("-closed_at", "-pk").first()
+    return rows.select_related("comparison").order_by("-closed_at", "-pk")[:1]
 
 
 def undo(
@@ -450,3 +549,40 @@ def withdraw(assignment: Assignment) -> None:
         kind=last.kind,
         simulated=last.simulated,
     )
+
+
+# --- queries of every judgement ---------------------------------------------------------------------
+
+NEXT, NEXT_PATIENT = next_one(skip_locked=True), next_one(skip_locked=False)
+MINE = Prepared(leases_of_mine)
+LAST_CLOSED = Prepared(closed_since)
+ASSIGNMENTS = Prepared(lambda: Assignment.objects.filter(comparison=number("comparison")))
+GUIDELINE = Prepared(
+    lambda: Guideline.objects.filter(project=number("project")).defer("text").order_by("-version")[:1]
+)
+EARLIER = Prepared(
+    lambda: Preference.objects.filter(
+        Q(assignment=number("assignment")) | Q(idempotency_key=text("key"))
+    ).order_by("-pk")
+)
+"""Judgements under this assignment, newest first, and whatever was recorded under this key."""
+LOCKED_PERSON = Prepared(
+    lambda: User.objects.select_for_update(no_key=True).filter(pk=number("pk")).values_list("pk")
+)
+LOCKED_COMPARISON = Prepared(
+    lambda: Comparison.objects.select_for_update().filter(pk=number("pk")).values_list("pk")
+)
+LOCKED = Prepared(
+    lambda: (
+        Assignment.objects.select_for_update(of=("self",))
+        .select_related("comparison")
+        .filter(pk=number("pk"), annotator=number("annotator"))
+    )
+)
+SETTLE = PreparedUpdate(
+    lambda: Comparison.objects.filter(pk=number("comparison")).exclude(state=Comparison.State.WITHDRAWN),
+    state=Case(
+        When(overlap__lte=assignments_that(Q(state=JUDGED)), then=Value(Comparison.State.DONE)),
+        default=Value(Comparison.State.OPEN),
+    ),
+)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.core import signals
@@ -25,7 +25,7 @@ from django.urls import set_script_prefix
 THREADS = 8
 """Requests answered at a time; more of them wait in the order in which they came."""
 
-Receive = Callable[[], Awaitable[Any]]
+Receive = Callable[[], Coroutine[Any, Any, Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 
@@ -60,20 +60,20 @@ class Handler(ASGIHandler):
         set_script_prefix(get_script_prefix(scope))
         signals.request_started.send(sender=self.__class__, scope=scope)
         request, refusal = self.create_request(scope, body)
-        response: HttpResponseBase = refusal if request is None else self.get_response(request)
-        response._handler_class = self.__class__  # type: ignore[attr-defined]  # named in request_finished
+        response: Any = refusal if request is None else self.get_response(request)
+        response._handler_class = self.__class__  # named in request_finished
         if response.streaming:
             close_old_connections()
         else:
             response.close()
-        return response
+        return cast(HttpResponseBase, response)
 
     async def stream(self, response: Any, receive: Receive, send: Send) -> None:
         """Send while it is made, on a thread of its own, and stop when nobody listens any more."""
         response.block_size = self.chunk_size
         async with ThreadSensitiveContext():
             sending = asyncio.create_task(self.send_response(response, send))
-            gone = asyncio.create_task(receive())
+            gone: asyncio.Task[Any] = asyncio.create_task(receive())
             await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
             for task in (sending, gone):
                 task.cancel()

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.contrib import messages
-from django.db import transaction
 from django.http import Http404, HttpResponse, JsonResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.utils.translation import gettext
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
@@ -22,7 +21,15 @@ from feedback import queue
 from feedback.access import get_project
 from feedback.forms import FORMS, JudgementForm, LeaseForm, SkipForm
 from feedback.markdown import rendered
-from feedback.models import Assignment, Comparison, ComparisonKind, Preference, Project, canonical_json
+from feedback.models import (
+    Assignment,
+    Comparison,
+    ComparisonKind,
+    Guideline,
+    Project,
+    canonical_json,
+)
+from feedback.recording import Said
 from feedback.views.judging_page import (
     ACTIONS,
     LONGEST_DRAFT,
@@ -35,6 +42,7 @@ from feedback.views.judging_page import (
 )
 from feedback.views.progress import today
 from rlhf_app.http import Request, whole_number
+from rlhf_app.prepared import Prepared, number
 
 # --- the comparison ---------------------------------------------------------------------------------
 
@@ -50,36 +58,42 @@ def judge(request: Request, slug: str) -> HttpResponse:
     if not form.is_valid():
         return show(request, project, assignment, form=form, status=422)
     try:
-        preference, following = submit_and_claim(request, project, assignment, form)
+        done, following = submit_and_claim(request, project, assignment, form)
     except queue.KeyReused:
         said = gettext("Sent before with another judgement. The first one stands; Undo changes it.")
         return next_comparison(request, project, problem=said, status=422)
-    said = ""
+    preference, said = done.preference, ""
+    withdrawn = preference.comparison.state == Comparison.State.WITHDRAWN
     if preference.idempotency_key != form.cleaned_data["key"]:
         said = gettext("You had judged that comparison already, in another tab. Your first judgement stands.")
-    elif preference.comparison.state == Comparison.State.WITHDRAWN:
+    elif withdrawn:
         said = gettext("Saved. The comparison had been taken back meanwhile, so it no longer counts.")
     elif preference.late:
         said = gettext("Saved. Your time for it had run out; it counts as an extra judgement.")
-    return after(request, project, said, following)
+    closed = preference.assignment if done.fresh and not withdrawn else None
+    return after(request, project, said, following, closed)
 
 
 def submit_and_claim(
     request: Request, project: Project, assignment: Assignment, form: JudgementForm
-) -> tuple[Preference, Assignment | None]:
+) -> tuple[queue.Recorded, Assignment | None]:
     """One transaction, so that the person waits for the disk once."""
     answer = form.cleaned_data
-    with transaction.atomic():
-        preference = queue.submit(
-            assignment,
-            request.user,
-            fencing_token=answer["fencing_token"],
-            key=answer["key"],
-            body_hash=form.body_hash(),
-            active_ms=answer["active_ms"],
-            **said_of(assignment, form),
-        )
-        return preference, queue.claim(project, request.user)
+    said = said_of(assignment, form)
+    besides: dict[str, Any] = {
+        name: said.pop(name) for name in ("acceptability", "flags", "comment") if name in said
+    }
+    sent = queue.Sent(
+        answer["fencing_token"], answer["key"], form.body_hash(), answer["active_ms"], in_force(project)
+    )
+    return queue.submit_and_claim(assignment, request.user, Said(**said), besides, sent)
+
+
+def in_force(project: Project) -> Guideline | None:
+    """The guideline in force, read once in a request."""
+    if not hasattr(project, "in_force"):
+        project.in_force = queue.guideline_of(project)  # type: ignore[attr-defined]
+    return cast("Guideline | None", project.in_force)  # type: ignore[attr-defined]
 
 
 def said_of(assignment: Assignment, form: JudgementForm) -> dict[str, Any]:
@@ -178,18 +192,30 @@ def own_assignment(request: Request, project: Project) -> Assignment:
     pk = whole_number(said.get("assignment", ""))
     if pk is None:
         raise Http404
-    rows = Assignment.objects.filter(annotator=request.user, comparison__project=project)
-    assignment = get_object_or_404(rows.select_related("comparison"), pk=pk)
+    assignment: Assignment | None = OWN.first(annotator=request.user.pk, project=project.pk, pk=pk)
+    if assignment is None:
+        raise Http404
     assignment.comparison.project = project
     return assignment
 
 
+OWN = Prepared(
+    lambda: Assignment.objects.select_related("comparison").filter(
+        pk=number("pk"), annotator=number("annotator"), comparison__project=number("project")
+    )
+)
+
+
 def after(
-    request: Request, project: Project, notice: str = "", following: Assignment | None = None
+    request: Request,
+    project: Project,
+    notice: str = "",
+    following: Assignment | None = None,
+    closed: Assignment | None = None,
 ) -> HttpResponse:
     """What follows a verb: the next comparison for htmx, the page itself for a plain form."""
     if request.htmx:
-        return next_comparison(request, project, following, notice=notice)
+        return next_comparison(request, project, following, closed=closed, notice=notice)
     if notice:
         messages.info(request, notice)
     return redirect("judge", project.slug)
@@ -200,15 +226,17 @@ def next_comparison(
     project: Project,
     following: Assignment | None = None,
     *,
+    closed: Assignment | None = None,
     notice: str = "",
     problem: str = "",
     status: int = 200,
 ) -> HttpResponse:
+    """What is leased already, or else what the queue gives; `closed` is what was judged just now."""
     assignment = following or queue.claim(project, request.user)
     if assignment is None:
         context = {"waiting": queue.waiting(project, request.user), "notice": notice, "problem": problem}
-        return respond(request, project, context, status)
-    return show(request, project, assignment, notice=notice, problem=problem, status=status)
+        return respond(request, project, context, status, closed)
+    return show(request, project, assignment, closed=closed, notice=notice, problem=problem, status=status)
 
 
 def show(
@@ -217,6 +245,7 @@ def show(
     assignment: Assignment,
     *,
     form: JudgementForm | None = None,
+    closed: Assignment | None = None,
     notice: str = "",
     problem: str = "",
     status: int = 200,
@@ -233,16 +262,22 @@ def show(
         "notice": notice,
         "problem": problem,
     }
-    return respond(request, project, context, status)
+    return respond(request, project, context, status, closed)
 
 
-def respond(request: Request, project: Project, context: dict[str, Any], status: int) -> HttpResponse:
-    guideline = project.guideline()
+def respond(
+    request: Request,
+    project: Project,
+    context: dict[str, Any],
+    status: int,
+    closed: Assignment | None = None,
+) -> HttpResponse:
+    guideline = in_force(project)
     shared: dict[str, Any] = {
         "project": project,
         "place": "judge",
         "today": today(project, request.user),
-        "last_closed": queue.last_closed(project, request.user),
+        "undoable": closed or queue.last_closed(project, request.user),
         "guideline": guideline,
     }
     template = "feedback/_comparison.html"

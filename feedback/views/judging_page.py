@@ -16,6 +16,7 @@ from feedback.models import Assignment, Candidate, ComparisonKind, Preference, P
 from feedback.recording import as_shown
 from feedback.visible import Piece, pieces
 from feedback.word_diff import Part, word_diff
+from rlhf_app.prepared import Prepared, number
 
 WHO = {
     "system": gettext_lazy("System"),
@@ -161,9 +162,17 @@ def texts_of(assignment: Assignment) -> list[str]:
     """The completions in the order drawn for this annotator."""
     if not assignment.shown_order:
         return []
-    rows = Candidate.objects.filter(comparison=assignment.comparison_id)
-    texts = dict(rows.values_list("position", "completion__text"))
+    texts = dict(TEXTS.all(comparison=assignment.comparison_id))
     return [texts[position] for position in assignment.shown_order]
+
+
+TEXTS = Prepared(
+    lambda: (
+        Candidate.objects.filter(comparison=number("comparison"))
+        .order_by()
+        .values_list("position", "completion__text")
+    )
+)
 
 
 def sides_of(assignment: Assignment, filled: dict[str, Any], view: View) -> list[Side]:

@@ -18,6 +18,7 @@ from feedback.forms import Flag, words_of
 from feedback.models import Assignment, Preference, PreferenceQuerySet, Project, User
 from feedback.visible import pieces
 from rlhf_app.http import Request
+from rlhf_app.prepared import Given, Prepared, moment, number
 
 RECENT = 50
 FLAGS = dict(Flag.choices)
@@ -30,9 +31,18 @@ class Today(NamedTuple):
     seconds: int | None
 
 
-def own_judgements(project: Project, annotator: User) -> PreferenceQuerySet:
+def own_judgements(project: Project | Given, annotator: User | Given) -> PreferenceQuerySet:
     rows = Preference.objects.current().filter(annotator=annotator, comparison__project=project)
     return rows.filter(imported=False)
+
+
+TIMES = Prepared(
+    lambda: (
+        own_judgements(number("project"), number("annotator"))
+        .filter(created_at__gte=moment("midnight"))
+        .values_list("active_ms")
+    )
+)
 
 
 def median_seconds(times: list[int | None]) -> int | None:
@@ -42,8 +52,8 @@ def median_seconds(times: list[int | None]) -> int | None:
 
 def today(project: Project, annotator: User) -> Today:
     midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
-    rows = own_judgements(project, annotator).filter(created_at__gte=midnight)
-    times = list(rows.values_list("active_ms", flat=True))
+    rows = TIMES.all(project=project.pk, annotator=annotator.pk, midnight=midnight)
+    times = [milliseconds for (milliseconds,) in rows]
     return Today(len(times), median_seconds(times))
 
 
