@@ -76,8 +76,8 @@ def withdraw(comparison: Comparison, reviewer: User, *, since: int | None) -> Pr
 def append(comparison: Comparison, reviewer: User, since: int | None, columns: dict[str, Any]) -> Preference:
     """The next row of this comparison's decisions, with its audit entry.
 
-    The database lets each row be superseded once and each comparison have one first decision: of two reviewers
-    who decide at once, the second is told.
+    The database lets each row be superseded once and each comparison have one first decision: of two
+    reviewers who decide at once, the second is told.
     """
     last = adjudications(comparison).first()
     if (last.pk if last else None) != since:
