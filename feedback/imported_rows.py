@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from django.utils import timezone
 
 from feedback.asked import Asked, Asking, Wanted, answer
-from feedback.bulk import insert
+from feedback.bulk import ids_by, insert
 from feedback.exchange.judgements import importer_name
 from feedback.exchange.rows import Judged
 from feedback.models import (
@@ -125,12 +125,7 @@ PROMPT_COLUMNS = ("messages", "content_hash", "external_id")
 def write_prompts(data_import: DataImport, batch: list[Asking]) -> tuple[dict[str, int], set[str]]:
     """Prompt ids by content hash, and the hashes that are new."""
     hashes = {asking.prompt_hash for asking in batch}
-
-    def existing() -> dict[str, int]:
-        rows = Prompt.objects.filter(project_id=data_import.project_id, content_hash__in=hashes)
-        return dict(rows.values_list("content_hash", "pk"))
-
-    known = existing()
+    known = ids_by(Prompt, "content_hash", hashes, data_import.project_id)
     new: dict[str, tuple[Any, ...]] = {}
     for asking in batch:
         if asking.prompt_hash not in known:
@@ -143,7 +138,10 @@ def write_prompts(data_import: DataImport, batch: list[Asking]) -> tuple[dict[st
             Prompt, PROMPT_COLUMNS, list(new.values()), ignore_conflicts=True,
             project_id=data_import.project_id, **fixed,
         )  # fmt: skip
-        known = {**known, **dict(zip(new, ids, strict=True))} if len(ids) == len(new) else existing()
+        if len(ids) == len(new):
+            known.update(zip(new, ids, strict=True))
+        else:
+            known = ids_by(Prompt, "content_hash", hashes, data_import.project_id)
     return known, set(new)
 
 
@@ -194,10 +192,8 @@ def write_comparisons(
     added: Counter[str],
 ) -> set[str]:
     """Comparisons and judgements that are not there; the keys of `wanted` that added something."""
-    there = Comparison.objects.filter(
-        project_id=data_import.project_id, import_key__in={one.key for one in wanted.values()}
-    )
-    ids = {str(key): pk for key, pk in there.values_list("import_key", "pk")}
+    keys = {one.key for one in wanted.values()}
+    ids = ids_by(Comparison, "import_key", keys, data_import.project_id)
     new = {one.key: one for one in wanted.values() if one.key not in ids}
     open_ = bool(data_import.options.get("put_up"))
     State = Comparison.State
