@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 from django.db import connection, models
 from django.db.models.expressions import Expression
-from django.db.models.query import get_related_populators  # type: ignore[attr-defined]
+from django.db.models.query import get_related_populators
 from django.db.models.sql import InsertQuery, UpdateQuery
 
 M = TypeVar("M", bound=models.Model)
@@ -25,7 +25,7 @@ class Given(Expression):
         super().__init__(output_field=field)
         self.name = name
 
-    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
+    def as_sql(self, compiler: Any, connection: Any) -> Any:
         return "%s", [self]
 
 
@@ -98,7 +98,7 @@ class PreparedUpdate:
         """How many rows were changed."""
         statement = self.statements.get(connection.vendor)
         if statement is None:
-            query = self.build().query.chain(UpdateQuery)
+            query: Any = self.build().query.chain(UpdateQuery)
             query.add_update_values(self.values)
             statement = Statement(*query.get_compiler(connection=connection).as_sql())
             self.statements[connection.vendor] = statement

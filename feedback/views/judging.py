@@ -38,6 +38,7 @@ from feedback.views.judging_page import (
     draft_in,
     page_of,
     texts_of,
+    urls_of,
     view_of,
 )
 from feedback.views.progress import today
@@ -276,6 +277,7 @@ def respond(
     shared: dict[str, Any] = {
         "project": project,
         "place": "judge",
+        "urls": urls_of(project.slug),
         "today": today(project, request.user),
         "undoable": closed or queue.last_closed(project, request.user),
         "guideline": guideline,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 from django.http import HttpRequest, QueryDict
+from django.template.loader import render_to_string
+from django.urls import reverse
 from django.utils.safestring import SafeString
+from django.utils.translation import get_language, gettext_lazy
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 
 from feedback.forms import LETTERS, RATINGS, Flag, JudgementForm, SkipReason, Strength
 from feedback.markdown import LONGEST_TEXT, completion_html
@@ -62,6 +65,7 @@ ACTIONS = [
 ]
 """What a person can put on other keys; the keys are kept in their browser."""
 LONGEST_DRAFT = 60_000
+DOCK_FIELDS = ("strength", "acceptability", "flags", "comment")
 FILLED_FIELDS = ("strength", "acceptability", "comment", "written", "corrects")
 
 
@@ -83,6 +87,11 @@ class Chunk(NamedTuple):
 
     text: list[Piece]
     own: bool
+
+    @property
+    def plain(self) -> str | None:
+        """The text itself, which nearly always hides nothing."""
+        return self.text[0].text if len(self.text) == 1 and not self.text[0].hidden else None
 
 
 @dataclass(frozen=True)
@@ -119,26 +128,66 @@ def parts(found: list[Part]) -> Text:
 def page_of(assignment: Assignment, filled: dict[str, Any], view: View) -> dict[str, Any]:
     """The context of the comparison's templates."""
     kind = assignment.comparison.kind
-    several = kind == ComparisonKind.RANKING
-    floors = floors_of(filled.get("acceptability", ""), FLOOR_WORDS_OF_SEVERAL if several else FLOOR_WORDS)
-    question = assignment.comparison.project.question
+    project, places = assignment.comparison.project, len(assignment.shown_order)
+    question = project.question
     own = question != Project._meta.get_field("question").default
     return {
         "kind": kind,
         "question": question if own else QUESTIONS.get(ComparisonKind(kind), question),
-        "kind_template": f"feedback/_judge_{kind}.html",
         "turns": turns_of(assignment, view),
         "sides": sides_of(assignment, filled, view),
         "view": view,
+        **given_of(kind, filled),
+        "dock": dock_of(kind, project.slug, places, filled),
+        "written": filled.get("written", ""),
+        "corrects": filled.get("corrects", ""),
+        "choose_first": choose_first(kind, places),
+    }
+
+
+def given_of(kind: str, filled: dict[str, Any]) -> dict[str, Any]:
+    """What can be said, and what of it was."""
+    several = kind == ComparisonKind.RANKING
+    floors = floors_of(filled.get("acceptability", ""), FLOOR_WORDS_OF_SEVERAL if several else FLOOR_WORDS)
+    return {
         "steps": steps_of(filled.get("strength", "")),
         "floors": floors if kind in (ComparisonKind.PAIRWISE, ComparisonKind.RANKING) else [],
         "flags": [(value, label, value in filled.get("flags", [])) for value, label in Flag.choices],
-        "skip_reasons": [(n, value, label) for n, (value, label) in enumerate(SkipReason.choices, 1)],
         "comment": filled.get("comment", ""),
-        "written": filled.get("written", ""),
-        "corrects": filled.get("corrects", ""),
-        "choose_first": choose_first(kind, len(assignment.shown_order)),
     }
+
+
+@lru_cache(maxsize=1000)
+def urls_of(slug: str) -> dict[str, str]:
+    """The addresses in the page of a project."""
+    verbs = {
+        name: reverse(f"judge_{name}", args=[slug]) for name in ("renew", "ahead", "draft", "undo", "text")
+    }
+    return verbs | {name: reverse(name, args=[slug]) for name in ("judge", "progress", "guidelines")}
+
+
+def dock_of(kind: str, slug: str, places: int, filled: dict[str, Any]) -> SafeString:
+    """Where the judgement is given."""
+    if any(filled.get(name) for name in DOCK_FIELDS) or filled.get("strength") == 0:
+        return dock(kind, slug, places, filled)
+    return empty_dock(kind, slug, places, get_language())
+
+
+@lru_cache(maxsize=1000)
+def empty_dock(kind: str, slug: str, places: int, language: str) -> SafeString:
+    """Nothing in it is of one comparison or one person, so it is the same for the next."""
+    return dock(kind, slug, places, {})
+
+
+def dock(kind: str, slug: str, places: int, filled: dict[str, Any]) -> SafeString:
+    context = {
+        **given_of(kind, filled),
+        "kind": kind,
+        "sides": [{"place": place, "letter": LETTERS[place]} for place in range(places)],
+        "skip_reasons": [(n, value, label) for n, (value, label) in enumerate(SkipReason.choices, 1)],
+        "skip_url": reverse("judge_skip", args=[slug]),
+    }
+    return render_to_string(f"feedback/_judge_{kind}_dock.html", context)
 
 
 def choose_first(kind: str, count: int) -> str:
