@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.core import drive, tiny
-from training.core import held_out, models, score_scale
+from training.core import held_out, judgement, models, score_scale
 from training.core.types import Pair
 
 CONFIG = {"epochs": 4, "batch_pairs": 8, "learning_rate": 1e-3}
@@ -192,6 +193,23 @@ def test_without_held_out_pairs_it_says_so(gpt2: Path, tmp_path: Path) -> None:
 
 
 # --- figures (item 58) ------------------------------------------------------------------------------
+
+
+def test_a_step_is_skipped_when_what_it_learns_of_the_judges_is_no_number(
+    gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The square root of |x - x| is 0 and has no slope there: a finite loss, and a gradient that is not."""
+    likelihood, calls = judgement.Judgement.forward, itertools.count(1)
+
+    def forward(self: judgement.Judgement, *of: Any) -> torch.Tensor:
+        hurt = (self.log_steps - self.log_steps.detach()).abs().sqrt().sum() if next(calls) == 2 else 0.0
+        return likelihood(self, *of) + hurt
+
+    monkeypatch.setattr(judgement.Judgement, "forward", forward)
+    made = run(tmp_path / "run", gpt2, epochs=1, margins="learned")
+    assert "Step 2 was skipped: its loss or gradient is not finite." in drive.warnings(made)
+    rows = drive.metrics(made)
+    assert "train/loss" not in rows[2] and math.isfinite(rows[max(rows)]["judgement/margin_2"])
 
 
 def test_a_tied_score_counts_half() -> None:

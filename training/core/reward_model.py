@@ -205,8 +205,10 @@ def gradient(job: Job, member: Member, step: int, pairs: Sequence[Pair]) -> dict
     values = job.processes.join(values)
     if config.annotators == "reliability":  # the step's share of the prior over all judgements
         (member.judgement.prior() / member.judgement.weight).backward()
-    norm = nn.utils.clip_grad_norm_(member.model.model.parameters(), config.max_grad_norm)
-    return {**values, "train/grad_norm": float(norm)}
+    norm = float(nn.utils.clip_grad_norm_(member.model.model.parameters(), config.max_grad_norm))
+    # The judges' own numbers are not clipped, but they must be numbers too.
+    told = [weight.grad for weight in member.judgement.parameters() if weight.grad is not None]
+    return {**values, "train/grad_norm": norm if nn.utils.get_total_norm(told).isfinite() else math.nan}
 
 
 # --- all members ------------------------------------------------------------------------------------
