@@ -16,6 +16,7 @@ from feedback.models import (
     AuditEntry,
     Comparison,
     ComparisonKind,
+    ComparisonQuerySet,
     Preference,
     PreferenceQuerySet,
     Project,
@@ -30,7 +31,7 @@ class Overtaken(Exception):
     """Somebody else decided in the meantime; what they said stands until it is changed."""
 
 
-def adjudicable(project: Project) -> Any:
+def adjudicable(project: Project) -> ComparisonQuerySet:
     """What can be decided: training comparisons of an order. Gold has its answer; reviews are blind."""
     found = Comparison.objects.filter(project=project, purpose=Comparison.Purpose.TRAINING)
     return found.exclude(kind=ComparisonKind.DEMONSTRATION)

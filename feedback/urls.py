@@ -3,7 +3,7 @@
 from django.contrib.auth import views as auth_views
 from django.urls import URLPattern, path
 
-from feedback.views import accounts, comparisons, data, imports, judging, people, progress, projects
+from feedback.views import accounts, comparisons, data, imports, judging, people, progress, projects, quality
 
 urlpatterns: list[URLPattern] = [
     # accounts
@@ -45,6 +45,15 @@ urlpatterns: list[URLPattern] = [
     path("p/<slug:slug>/comparisons/gold/<int:pk>/make/", comparisons.gold_make, name="gold_make"),
     path(
         "p/<slug:slug>/comparisons/gold/<int:pk>/withdraw/", comparisons.gold_withdraw, name="gold_withdraw"
+    ),
+    # quality
+    path("p/<slug:slug>/quality/", quality.quality, name="quality"),
+    path("p/<slug:slug>/quality/disagreements/", quality.disagreement_list, name="disagreements"),
+    path("p/<slug:slug>/quality/disagreements/<int:pk>/", quality.adjudication, name="adjudication"),
+    path(
+        "p/<slug:slug>/quality/disagreements/<int:pk>/withdraw/",
+        quality.adjudication_withdraw,
+        name="adjudication_withdraw",
     ),
     # project
     path("projects/new/", projects.project_create, name="project_create"),

@@ -166,6 +166,7 @@ def rows_elsewhere() -> dict[str, Model]:
     invitation.save()
     return {
         "gold": factories.make_preference(project=other),
+        "adjudication": factories.make_comparison(project=other),
         "prompt": factories.make_prompt(project=other),
         "import": DataImport.objects.create(
             project=other, file_name="a.txt", sha256="0" * 64, size=1, format="text", created_by=member

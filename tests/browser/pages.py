@@ -34,6 +34,7 @@ NO_PAGE = {
     "comparisons_put_up": "takes POST only",
     "gold_make": "takes POST only",
     "gold_withdraw": "takes POST only",
+    "adjudication_withdraw": "takes POST only",
     "judge_text": "JSON for the judging page",
     "judge_ahead": "takes POST only",
     "judge_draft": "takes POST only",
@@ -143,6 +144,29 @@ def in_project(done: Seeded) -> list[Page]:
         Page("comparisons", reverse("comparisons", args=slug), "eva"),
         Page("comparisons.empty", reverse("comparisons", args=["code-demonstration"])),
         Page("project_settings", reverse("project_settings", args=slug)),
+    ]
+
+
+def quality(done: Seeded) -> list[Page]:
+    """Figures, disagreements and decisions, of each kind of judgement; and where there is nothing yet."""
+    slug = ["opinions"]
+    listing = reverse("disagreements", args=slug)
+    assert done.opinions is not None
+    decided, *others = done.opinions.comparisons.order_by("pk")
+    of_kind = {row.kind: row for row in others}
+    return [
+        Page("quality", reverse("quality", args=slug)),
+        Page("quality.simulated", reverse("quality", args=slug) + "?by=simulated", "ana"),
+        Page("quality.alone", reverse("quality", args=[done.project.slug]), "ravi"),
+        Page("quality.empty", reverse("quality", args=["translations"])),
+        Page("disagreements", listing),
+        Page("disagreements.decided", f"{listing}?show=decided"),
+        Page("disagreements.empty", reverse("disagreements", args=["translations"])),
+        Page("adjudication.decided", reverse("adjudication", args=[*slug, decided.pk])),
+        *(
+            Page(f"adjudication.{kind}", reverse("adjudication", args=[*slug, row.pk]))
+            for kind, row in of_kind.items()
+        ),
     ]
 
 
@@ -274,6 +298,7 @@ SECTIONS: dict[str, Callable[[Seeded], list[Page]]] = {
     "signed out": signed_out,
     "outside projects": outside_projects,
     "in a project": in_project,
+    "quality": quality,
     "runs": runs,
     "versions": versions,
     "admin": admin,

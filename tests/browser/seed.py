@@ -25,7 +25,7 @@ from feedback.models import (
     User,
 )
 from tests import factories
-from tests.browser import seed_kinds
+from tests.browser import seed_kinds, seed_quality
 from tests.browser.seed_runs import answer, make_run
 from training import registry, review, snapshots, starter
 from training.models import ModelVersion, Review, ReviewItem, Run, Snapshot
@@ -80,6 +80,8 @@ class Seeded:
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     kinds: dict[str, Project] = field(default_factory=dict)
     """Projects whose comparisons are no pairs, by kind."""
+    opinions: Project | None = None
+    """Where several people judged the same."""
     invitation: str = ""
     """The secrets of unused links."""
     sign_in_link: str = ""
@@ -100,6 +102,7 @@ def fill(seed: int = 0) -> Seeded:
     links(done)
     seed_kinds.gold(project, [done.people["mei"], done.people["tomas"]])
     done.kinds = seed_kinds.projects(done.people["ana"], done.people["mei"])
+    done.opinions = seed_quality.project(done.people)
     return done
 
 
