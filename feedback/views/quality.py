@@ -240,7 +240,16 @@ def said_of(comparisons: list[int]) -> PreferenceQuerySet:
 def said_row(preference: Preference, candidates: int) -> dict[str, Any]:
     """In the letters of the canonical order, which this page shows, not in those that its annotator saw."""
     preference.shown_order = list(range(candidates))
-    return {"preference": preference, "words": words_of(preference)}
+    words = rating_words(preference.ratings) if preference.ratings else words_of(preference)
+    return {"preference": preference, "words": words}
+
+
+def rating_words(ratings: list[dict[str, int]]) -> str:
+    """Every criterion, where others read the means: it is there that people differ."""
+    return "; ".join(
+        f"{LETTERS[place]}: " + ", ".join(f"{name} {given}" for name, given in own.items())
+        for place, own in enumerate(ratings)
+    )
 
 
 # --- the decision -----------------------------------------------------------------------------------

@@ -69,7 +69,12 @@ def ranking(made: Project, people: dict[str, User], draw: random.Random, number:
     for name in ("mei", "tomas"):
         order = sorted(range(4), key=lambda place: place + draw.gauss(0, 1.2))
         groups = [[order[0]], [order[1]], sorted(order[2:])]
-        factories.make_preference(comparison=comparison, annotator=people[name], ranking=groups)
+        factories.make_preference(
+            comparison=comparison,
+            annotator=people[name],
+            ranking=groups,
+            shown_order=draw.sample(range(4), 4),
+        )
 
 
 def rating(made: Project, people: dict[str, User], draw: random.Random, number: int) -> None:
@@ -84,7 +89,12 @@ def rating(made: Project, people: dict[str, User], draw: random.Random, number: 
             for own in felt
         ]
         bounded = [{what: max(1, min(5, given)) for what, given in own.items()} for own in ratings]
-        factories.make_preference(comparison=comparison, annotator=people[name], ratings=bounded)
+        factories.make_preference(
+            comparison=comparison,
+            annotator=people[name],
+            ratings=bounded,
+            shown_order=draw.sample(range(2), 2),
+        )
 
 
 def decide(comparisons: list[Comparison], reviewer: User) -> None:
