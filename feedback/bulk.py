@@ -61,7 +61,7 @@ def prepared(field: Field[Any, Any], values: Sequence[Any]) -> Sequence[Any]:
     return values
 
 
-EMPTY = {list: "[]", dict: "{}"}
+EMPTY: dict[type, str] = {list: "[]", dict: "{}"}
 
 
 def json_cell(value: Any) -> str | None:
@@ -90,9 +90,9 @@ def insert_into_sqlite(
         used = cursor.fetchone()
         first = (used[0] if used else 0) + 1
         ids = range(first, first + number)
-        values = zip(
-            ids, *(values for _field, values in columns), *(repeat(value) for _field, value in constants)
-        )  # fmt: skip
+        cells = [values for _field, values in columns]
+        same = [repeat(value, number) for _field, value in constants]
+        values = list(zip(ids, *cells, *same, strict=True))
         if not ignore_conflicts:
             cursor.executemany(statement, values)
             return list(ids)

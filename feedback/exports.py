@@ -8,21 +8,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-from array import array
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from django.db import models
-from django.db.models import Exists, OuterRef
 from django.utils.translation import gettext_lazy
 
 from feedback.exchange import judgements, label_studio, parquet, preferences, transcripts, unpaired
 from feedback.exchange.cells import flat
 from feedback.exchange.files import as_line
-from feedback.models import Candidate, Comparison, Preference, PreferenceQuerySet, Project
-
-CHUNK_ROWS = 250
+from feedback.exported_rows import chunks
+from feedback.models import Comparison, Preference, PreferenceQuerySet, Project
 
 
 class Selection(NamedTuple):
@@ -55,80 +52,11 @@ class Selection(NamedTuple):
         return rows.in_force() if self.current else rows
 
 
-SAID = (
-    "kind", "strength", "ranking", "ratings", "acceptability", "comment", "active_ms", "withdrawn",
-    "adjudication", "corrects__text", "written__text", "comparison__prompt__messages",
-)  # fmt: skip
-"""What formats read that hold what was said of which texts, and nothing else of what is recorded."""
-RECORDED = (
-    *SAID, "comparison__purpose", "comparison__gold_answer", "comparison__prompt__external_id",
-    "comparison__prompt__split", "comparison__prompt__source", "flags", "shown_order", "late", "simulated",
-    "imported", "supersedes", "created_at", "annotator__username", "assignment__created_at",
-    "guideline__version",
-)  # fmt: skip
-
-
-def chunks(project: Project, selection: Selection, *, everything: bool) -> Iterator[list[Preference]]:
-    """The judgements, oldest first, in lists of a few hundred.
-
-    One query fixes which rows these are and which of them are in force, and judgements never change: judging
-    may go on while the file is sent.
-    """
-    later = Exists(Preference.objects.filter(supersedes=OuterRef("pk")))
-    rows = selection.of(project).order_by("pk").annotate(replaced=later).values_list("pk", "replaced")
-    # Of a million rows too: eight bytes each, negative for those replaced.
-    found = array("q", (-pk if replaced else pk for pk, replaced in rows.iterator()))
-    whole = Preference.objects.with_overruled().select_related("comparison__prompt", "written", "corrects")
-    others = ("annotator", "assignment", "guideline")
-    whole = whole.select_related(*others).only(*RECORDED) if everything else whole.only(*SAID)
-    for start in range(0, len(found), CHUNK_ROWS):
-        part = {abs(pk): pk < 0 for pk in found[start : start + CHUNK_ROWS]}
-        by_id = whole.in_bulk(list(part))
-        give_candidates(list(by_id.values()))
-        for pk, preference in by_id.items():
-            preference.comparison.project = project
-            preference.later = part[pk]  # type: ignore[attr-defined]  # for feedback.exchange.judgements
-        yield [by_id[pk] for pk in part]
-
-
-class Text(NamedTuple):
-    """A completion as formats read it."""
-
-    pk: int
-    text: str
-    source: str
-    model_version_id: int | None
-    sampling: dict[str, Any]
-    token_count: int | None
-    finish_reason: str
-    logprob: float | None
-
-
-class Shown(NamedTuple):
-    """A candidate as formats read it."""
-
-    completion: Text
-    completion_id: int
-
-
-def give_candidates(preferences: list[Preference]) -> None:
-    """What `prefetch_related` does, with tuples: model objects for completions take half of the time."""
-    columns = ("comparison", *(f"completion__{name}" for name in Text._fields))
-    rows = Candidate.objects.filter(comparison__in={row.comparison_id for row in preferences})
-    by_comparison: dict[int, list[Shown]] = {}
-    for comparison, *facts in rows.order_by("comparison", "position").values_list(*columns):
-        text = Text(*facts)
-        by_comparison.setdefault(comparison, []).append(Shown(text, text.pk))
-    for row in preferences:
-        cache = {"candidates": by_comparison.get(row.comparison_id, [])}
-        row.comparison._prefetched_objects_cache = cache  # type: ignore[attr-defined]  # Django's own
-
-
 Write = Callable[[Preference], Iterator[dict[str, Any]]]
 
 
 def objects(project: Project, selection: Selection, writer: Writer) -> Iterator[list[dict[str, Any]]]:
-    for chunk in chunks(project, selection, everything=writer.everything):
+    for chunk in chunks(project, selection.of(project), everything=writer.everything):
         found = [value for preference in chunk for value in writer.write(preference)]
         if found:
             yield found

@@ -192,8 +192,8 @@ def write_comparisons(
     added: Counter[str],
 ) -> set[str]:
     """Comparisons and judgements that are not there; the keys of `wanted` that added something."""
-    keys = {one.key for one in wanted.values()}
-    ids = ids_by(Comparison, "import_key", keys, data_import.project_id)
+    asked_for = {one.key for one in wanted.values()}
+    ids = ids_by(Comparison, "import_key", asked_for, data_import.project_id)
     new = {one.key: one for one in wanted.values() if one.key not in ids}
     open_ = bool(data_import.options.get("put_up"))
     State = Comparison.State

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -19,6 +18,7 @@ from django.utils.translation import gettext as _
 from feedback.exchange import parquet
 from feedback.exchange.cells import unguarded
 from feedback.lines import BadFile, BadRow, Lines, Units, json_object, json_values, open_stream
+from feedback.texts import plain_json
 
 BOM = b"\xef\xbb\xbf"
 OTHER_DELIMITERS = ((";", ";"), ("\t", "TAB"), ("|", "|"))
@@ -192,4 +192,4 @@ def csv_header(cells: list[str]) -> list[str]:
 
 def as_line(value: dict[str, Any]) -> str:
     """An object as a line of JSON Lines. Lone surrogates never get in, so nothing has to be escaped."""
-    return json.dumps(value, ensure_ascii=False) + "\n"
+    return plain_json(value) + "\n"

@@ -317,7 +317,7 @@ def test_judgements_no_longer_in_force_only_stand_where_everything_stands(told_o
 def test_judging_during_an_export_does_not_change_it(
     told_of: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("feedback.exports.CHUNK_ROWS", 2)
+    monkeypatch.setattr("feedback.exported_rows.CHUNK_ROWS", 2)
     before = told(told_of, "judgements", EVERYTHING)
     pieces = export(told_of, ExportFormat.JUDGEMENTS, EVERYTHING)
     first = next(pieces)
