@@ -165,6 +165,7 @@ SIGN_IN_FAILURES_OF_ONE_ADDRESS = 60
 """Within the same time, whatever the names: guessing one password for many names is guessing, too."""
 INVITATION_DAYS = env.integer("INVITATION_DAYS", 7, low=1, high=90)
 
+SESSION_ENGINE = "rlhf_app.sessions"
 SESSION_COOKIE_AGE = 14 * 24 * 3600
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SECURE_REFERRER_POLICY = "same-origin"
