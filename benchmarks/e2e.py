@@ -21,7 +21,7 @@ from benchmarks.installation import Installation, installation, measured
 PROJECT = "support-desk"
 JUDGED_BY_HAND = 20
 JUDGEMENTS = 200
-REVIEW_PROMPTS = 150
+REVIEW_PROMPTS = 300
 NOISE = 0.1
 """Share of the training judgements that is turned round; the reviewers say what they mean."""
 ENDS = ("reward/mean", "kl/reference", "policy/entropy", "final/reward/mean", "final/kl/reference")

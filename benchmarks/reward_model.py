@@ -228,7 +228,8 @@ def tasks() -> dict[str, list[Task]]:
     many = judged(PLAIN, MANY, UNSEEN, 100)
 
     def each(data: Sequence[list[dict[str, Any]]], **settings: Any) -> list[Task]:
-        return [Task(rows, settings, seed) for seed, rows in enumerate(data)]
+        told = {"ties": "half", "margins": "none", **settings}
+        return [Task(rows, told, seed) for seed, rows in enumerate(data)]
 
     return {
         "ceiling": each([many], **SETTINGS_OF_MANY),

@@ -189,15 +189,15 @@ class Voice(NamedTuple):
 
 
 VOICES = {
-    "warm": Voice(0.12, _warm),
-    "precise": Voice(0.11, _precise),
-    "glad": Voice(0.07, _glad),
-    "curt": Voice(0.13, _curt),
-    "rambling": Voice(0.12, _rambling),
-    "evasive": Voice(0.14, _evasive),
-    "over-apologetic": Voice(0.12, _over_apologetic),
-    "wrong": Voice(0.06, _wrong),
-    "blaming": Voice(0.05, _blaming),
-    "selling": Voice(0.04, _selling),
-    "ticket": Voice(0.04, _ticket),
+    "warm": Voice(0.08, _warm),
+    "precise": Voice(0.07, _precise),
+    "glad": Voice(0.05, _glad),
+    "curt": Voice(0.15, _curt),
+    "rambling": Voice(0.14, _rambling),
+    "evasive": Voice(0.16, _evasive),
+    "over-apologetic": Voice(0.14, _over_apologetic),
+    "wrong": Voice(0.05, _wrong),
+    "blaming": Voice(0.06, _blaming),
+    "selling": Voice(0.05, _selling),
+    "ticket": Voice(0.05, _ticket),
 }

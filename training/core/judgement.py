@@ -50,7 +50,7 @@ class Facts(NamedTuple):
 
 
 class Judgement(nn.Module):
-    """P(judgement | difference of scores). With all settings at their defaults it has nothing to learn."""
+    """P(judgement | difference of scores). With half, none and equal it has nothing to learn itself."""
 
     def __init__(self, config: RewardModelConfig, train: Sequence[Pair], held_out: Sequence[Pair]) -> None:
         super().__init__()
