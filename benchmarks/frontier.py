@@ -48,7 +48,7 @@ PATHS: dict[str, tuple[str, dict[str, Any]]] = {
     "trpo": (
         "trpo",
         {
-            "steps": 36, "rollout_prompts": 256, "step_kl": 0.02, "cg_damping": 0.01, "cg_iterations": 8,
+            "steps": 60, "rollout_prompts": 256, "step_kl": 0.02, "cg_damping": 0.01, "cg_iterations": 8,
             "learning_rate": 1e-2, "checkpoint_every": 3,
         },
     ),
