@@ -15,7 +15,7 @@ from django.db.models import Exists, OuterRef
 
 from feedback.models import Candidate, Preference, PreferenceQuerySet, Project
 
-CHUNK_ROWS = 500
+CHUNK_ROWS = 250
 
 
 class Text(NamedTuple):

@@ -75,21 +75,32 @@ def as_json_lines(raw: io.RawIOBase, limit: int) -> Iterator[io.BufferedReader]:
 
 
 def from_json_lines(lines: Iterable[str]) -> Iterator[bytes]:
-    """The lines as the bytes of a Parquet file. They are set down first: the process takes its time."""
-    with tempfile.TemporaryFile() as rows, tempfile.TemporaryFile() as errors:
-        for text in lines:
-            rows.write(text.encode())
-        rows.seek(0)
+    """The lines as the bytes of a Parquet file, which come when all lines are through.
+
+    The process works while the lines are made; it sets the file down, so that neither waits for the other.
+    """
+    with tempfile.TemporaryFile() as made, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), "write"], stdin=rows, stdout=subprocess.PIPE, stderr=errors
+            [sys.executable, str(PROGRAM), "write"], stdin=subprocess.PIPE, stdout=made, stderr=errors
         )
         try:
-            assert process.stdout is not None
-            while data := process.stdout.read(BUFFER_BYTES):
-                yield data
+            feed(process, lines)
             if status := process.wait():
                 errors.seek(0)
                 raise BadFile(reason(status, errors.read(300).decode(errors="replace").strip()))
+            made.seek(0)
+            while data := made.read(BUFFER_BYTES):
+                yield data
         finally:
             process.kill()
             process.wait()
+
+
+def feed(process: subprocess.Popen[bytes], lines: Iterable[str]) -> None:
+    assert process.stdin is not None
+    try:
+        with process.stdin:
+            for text in lines:
+                process.stdin.write(text.encode())
+    except BrokenPipeError:
+        return  # it has failed: its exit status says how
