@@ -174,17 +174,26 @@ def claim(project: Project, annotator: User, *, now: datetime | None = None) -> 
 
 
 def leases_of_mine() -> QuerySet[Assignment]:
-    """After an undo there are two: the one just taken back is the later lease and comes first."""
-    mine = Assignment.objects.filter(
+    return Assignment.objects.filter(
         live(moment("now")), annotator=number("annotator"), comparison__project=number("project")
     )
-    mine = mine.exclude(comparison__state=Comparison.State.WITHDRAWN).select_related("comparison__prompt")
-    return mine.order_by("-lease_expires_at", "-pk")[:1]
+
+
+def lease_of_mine() -> QuerySet[Assignment]:
+    """After an undo there are two: the one just taken back is the later lease and comes first."""
+    mine = leases_of_mine().exclude(pk=number("but")).exclude(comparison__state=Comparison.State.WITHDRAWN)
+    return mine.select_related("comparison__prompt").order_by("-lease_expires_at", "-pk")[:1]
+
+
+def enough(most: int = PLENTY) -> QuerySet[Comparison, Any]:
+    """The keys of what is free for somebody, as far as it has to be counted."""
+    free = queue_for(number("project"), number("annotator"), moment("now"))
+    return free.exclude(pk=number("but")).values_list("pk")[:most]
 
 
 def claimed(project: Project, annotator: User, now: datetime, *, patient: bool) -> Assignment | None:
     """`claim`, for an annotator who is held."""
-    held: Assignment | None = MINE.first(project=project.pk, annotator=annotator.pk, now=now)
+    held: Assignment | None = MINE.first(project=project.pk, annotator=annotator.pk, now=now, but=0)
     if held is None:
         return take(project, annotator, now, patient=patient)
     held.comparison.project = project
@@ -225,22 +234,21 @@ def claim_ahead(current: Assignment, annotator: User, *, now: datetime | None = 
     with transaction.atomic():
         hold(annotator)
         now = now or timezone.now()
-        mine = Assignment.objects.filter(live(now), annotator=annotator)
-        held = mine.filter(pk=current.pk).select_related("comparison__project").first()
+        project = current.comparison.project
+        asked = {"project": project.pk, "annotator": annotator.pk, "now": now}
+        held: Assignment | None = HELD.first(pk=current.pk, **asked)
         if held is None:
             return None
-        project = held.comparison.project
-        mine = mine.filter(comparison__project=project).exclude(comparison__state=Comparison.State.WITHDRAWN)
-        other = mine.exclude(pk=held.pk).order_by("-lease_expires_at", "-pk").first()
+        other: Assignment | None = MINE.first(but=held.pk, **asked)
         if other is not None:
+            other.comparison.project = project
             return other if other.lease_expires_at < held.lease_expires_at else None
-        free = queue_for(project, annotator, now).exclude(pk=held.comparison_id)
-        if len(free.values_list("pk")[:PLENTY]) < PLENTY:
+        if len(FREE.all(but=held.comparison_id, **asked)) < PLENTY:
             return None
         ahead = take(project, annotator, now, patient=False, but=held.comparison_id)
         if ahead is not None:
             ahead.lease_expires_at = held.lease_expires_at - timedelta(seconds=1)
-            ahead.save(update_fields=["lease_expires_at"])
+            update(ahead, "lease_expires_at")
         return ahead
 
 
@@ -554,7 +562,9 @@ def withdraw(assignment: Assignment) -> None:
 # --- queries of every judgement ---------------------------------------------------------------------
 
 NEXT, NEXT_PATIENT = next_one(skip_locked=True), next_one(skip_locked=False)
-MINE = Prepared(leases_of_mine)
+MINE = Prepared(lease_of_mine)
+HELD = Prepared(lambda: leases_of_mine().filter(pk=number("pk")))
+FREE = Prepared(enough)
 LAST_CLOSED = Prepared(closed_since)
 ASSIGNMENTS = Prepared(lambda: Assignment.objects.filter(comparison=number("comparison")))
 GUIDELINE = Prepared(

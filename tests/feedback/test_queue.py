@@ -11,6 +11,7 @@ from django.db.models import QuerySet
 
 from feedback import queue
 from feedback.models import Assignment, Candidate, Comparison, Guideline, Preference, Project, User
+from rlhf_app.prepared import Given
 from tests.factories import make_comparison, make_member, make_project, make_user
 
 pytestmark = pytest.mark.django_db
@@ -328,6 +329,25 @@ def test_claim_walks_the_queue_index_and_sorts_nothing(project: Project, ana: Us
     plan = plan_of(queue.queue_for(project, ana, NOW))
     assert "USING INDEX comparison_queue" in plan
     assert "TEMP B-TREE" not in plan
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="reads the words of SQLite's planner")
+def test_no_query_of_a_submit_reads_a_whole_table(project: Project, ana: User) -> None:
+    """As they are sent: what they were compiled to."""
+    make_comparison(project=project)
+    make_comparison(project=project)
+    assignment = queue.claim(project, ana, now=NOW)
+    assert assignment is not None
+    judge(assignment, ana, key="the first")
+    assert queue.claim(project, ana, now=NOW) is not None
+    asked = [queue.EARLIER, queue.NEXT, queue.MINE, queue.LOCKED, queue.ASSIGNMENTS, queue.GUIDELINE]
+    for query in asked:
+        statement = query.readings["sqlite"].statement
+        with connection.cursor() as cursor:
+            params = [1 if isinstance(value, Given) else value for value in statement.params]
+            cursor.execute(f"EXPLAIN QUERY PLAN {statement.sql}", params)
+            plan = [row[-1] for row in cursor.fetchall()]
+        assert not [line for line in plan if line.startswith("SCAN")], plan
 
 
 # --- one more, ahead --------------------------------------------------------------------------------
