@@ -47,6 +47,8 @@ MAX_BAD_ROWS = 1000
 MAX_ATTEMPTS = 3
 ROOMY = {"cache_size": -64 * 1024, "wal_autocheckpoint": 8000}
 """KiB of pages in memory, and pages that collect in the log before they are put in their places (32 MiB)."""
+DAYS_UNCONFIRMED = 7
+"""How long an uploaded file waits for somebody to confirm its import."""
 BEAT_SECONDS = 1.0
 LEASE_SECONDS = 60
 
@@ -349,3 +351,17 @@ def take_back() -> list[int]:
     )
     dead.update(state=State.QUEUED)
     return list(DataImport.objects.filter(state=State.QUEUED).order_by("pk").values_list("pk", flat=True))
+
+
+def discard_unconfirmed() -> None:
+    """Cancel the imports that nobody confirmed for days, and delete their files."""
+    limit = timezone.now() - timedelta(days=DAYS_UNCONFIRMED)
+    reason = _("not confirmed within %d days: the file was deleted") % DAYS_UNCONFIRMED
+    for data_import in DataImport.objects.filter(state=State.UPLOADED, created_at__lt=limit):
+        mine = DataImport.objects.filter(pk=data_import.pk, state=State.UPLOADED)
+        with transaction.atomic():
+            errors = [{"line": 0, "reason": reason}]
+            if mine.update(state=State.CANCELLED, errors=errors, finished_at=timezone.now()):
+                AuditEntry.record(None, "import.discarded", data_import)
+                # Before the commit: if that fails, the next sweep finds the row and no file.
+                data_import.path.unlink(missing_ok=True)

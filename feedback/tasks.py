@@ -17,6 +17,7 @@ def run_import(import_id: int) -> None:
 
 @shared_task(time_limit=60)
 def sweep_imports() -> None:
-    """Ring again for imports that wait, and take back those whose worker died."""
+    """Ring again for imports that wait, take back those whose worker died, discard what nobody confirmed."""
     for import_id in imports.take_back():
         run_import.delay(import_id)
+    imports.discard_unconfirmed()

@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -547,6 +548,26 @@ def test_the_sweep_rings_for_what_waits(project: Project, doorbell: list[Any]) -
     imported(project, THREE, name="done.jsonl")
     tasks.sweep_imports()
     assert doorbell == [("feedback.tasks.run_import", (waiting.pk,))]
+
+
+def test_an_upload_nobody_confirmed_is_discarded_after_a_week(project: Project, doorbell: list[Any]) -> None:
+    old, newer = (upload(project, THREE, confirmed=False) for _number in range(2))
+    waiting = upload(project, THREE)
+    day = timedelta(days=1)
+    for data_import, age in ((old, 7 * day + day / 24), (newer, 7 * day - day / 24), (waiting, 30 * day)):
+        DataImport.objects.filter(pk=data_import.pk).update(created_at=timezone.now() - age)
+    tasks.sweep_imports()
+    tasks.sweep_imports()
+    states = dict(DataImport.objects.values_list("pk", "state"))
+    assert states == {old.pk: "cancelled", newer.pk: "uploaded", waiting.pk: "queued"}
+    assert [data_import.path.exists() for data_import in (old, newer, waiting)] == [False, True, True]
+    old.refresh_from_db()
+    assert old.errors == [{"line": 0, "reason": "not confirmed within 7 days: the file was deleted"}]
+    assert old.finished_at is not None
+    entry = AuditEntry.objects.get(action="import.discarded")
+    assert (entry.actor, entry.project, entry.target) == (None, project, f"feedback.DataImport {old.pk}")
+    asked = {"format": "trl", "options": {}, "skip_bad_rows": False}
+    assert not imports.confirm(old, actor=make_member(project=project), **asked)
 
 
 def test_uploads_ends_and_cancels_are_in_the_audit_trail(project: Project) -> None:
