@@ -209,10 +209,20 @@ class PreferenceAdmin(ReadOnly):
         "late",
         "simulated",
         "imported",
+        "adjudication",
         "created_at",
     )
     list_select_related = ("comparison", "annotator")
-    list_filter = ("kind", "imported", "simulated", "withdrawn", "late", "strength", "comparison__project")
+    list_filter = (
+        "kind",
+        "imported",
+        "simulated",
+        "adjudication",
+        "withdrawn",
+        "late",
+        "strength",
+        "comparison__project",
+    )
     search_fields = ("annotator__username",)
     show_full_result_count = False
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser
 from django.db import models
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.translation import gettext
@@ -19,6 +19,8 @@ from django.utils.translation import gettext_lazy as _
 
 from feedback import ordering
 from feedback.audit_entries import AuditEntry as AuditEntry
+from feedback.querysets import ComparisonQuerySet as ComparisonQuerySet
+from feedback.querysets import PreferenceQuerySet as PreferenceQuerySet
 from feedback.texts import Message as Message
 from feedback.texts import canonical_json as canonical_json
 from feedback.texts import sha256_text as sha256_text
@@ -336,12 +338,6 @@ class Completion(models.Model):
 # --- comparisons, assignments, preferences ----------------------------------------------------------
 
 
-class ComparisonQuerySet(models.QuerySet["Comparison"]):
-    def open(self) -> ComparisonQuerySet:
-        """Those that still take judgements."""
-        return self.filter(state=Comparison.State.OPEN)
-
-
 class Comparison(models.Model):
     """A prompt with K completions put up for judgement."""
 
@@ -465,36 +461,11 @@ class Pair(NamedTuple):
     """The K(K-1)/2 pairs of K completions share the weight of the K-1 judgements that ordered them."""
 
 
-class PreferenceQuerySet(models.QuerySet["Preference"]):
-    def in_force(self) -> PreferenceQuerySet:
-        """Neither superseded by a later row nor withdrawn; adjudications are among them."""
-        later = Preference.objects.filter(supersedes=OuterRef("pk"))
-        return self.filter(~Exists(later), withdrawn=False)
-
-    def current(self) -> PreferenceQuerySet:
-        """The annotators' judgements in force: what is counted, shown and compared."""
-        return self.in_force().filter(adjudication=False)
-
-    def deciding(self) -> PreferenceQuerySet:
-        """What trains and is exported: all in force, each with `overruled` brought along."""
-        return self.in_force().with_overruled()
-
-    def with_overruled(self) -> PreferenceQuerySet:
-        """Spares `Preference.overruled` a query for each row."""
-        decided = Preference.objects.in_force().filter(adjudication=True, comparison=OuterRef("comparison"))
-        found = Exists(decided.exclude(pk=OuterRef("pk")))
-        return self.annotate(overruled=found)  # type: ignore[no-redef]  # fills the property of that name
-
-    def by_people(self) -> PreferenceQuerySet:
-        """Judged here and by people: the only ones that human statistics may count."""
-        return self.filter(simulated=False, imported=False, adjudication=False)
-
-
 class Preference(models.Model):
     """An annotator's recorded judgement. Append-only: a change or an undo is a new row that supersedes.
 
-    A reviewer's adjudication is a row of its own: of no assignment, so that it takes nobody's place in the
-    overlap, and in no statistic about annotators. While it is in force it decides instead of the others.
+    A reviewer's adjudication has no assignment, so that it takes nobody's place in the overlap; while it is in
+    force it decides instead of the others.
     """
 
     class Acceptability(models.TextChoices):
@@ -505,7 +476,6 @@ class Preference(models.Model):
     assignment = models.ForeignKey(
         Assignment, on_delete=models.PROTECT, null=True, related_name="preferences"
     )
-    """Null for an adjudication alone."""
     comparison = models.ForeignKey(Comparison, on_delete=models.PROTECT, related_name="preferences")
     annotator = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="preferences"
@@ -591,7 +561,7 @@ class Preference(models.Model):
     @cached_property
     def overruled(self) -> bool:
         """Whether an adjudication decides instead. `deciding()` brings it along for many rows at once."""
-        decided = Preference.objects.in_force().filter(adjudication=True, comparison=self.comparison_id)
+        decided = Preference.objects.in_force().filter(comparison=self.comparison_id, adjudication=True)
         return not self.adjudication and decided.exists()
 
     def answer(self) -> dict[str, Any]:

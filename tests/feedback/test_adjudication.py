@@ -13,7 +13,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from feedback import adjudication, guards, queue
+from feedback import adjudication, guards, imports, queue
 from feedback.exports import ExportFormat, Selection, export
 from feedback.models import Assignment, AuditEntry, Comparison, Preference, Project, User
 from feedback.quality import quality_of
@@ -385,3 +385,23 @@ def test_a_decision_elsewhere_is_not_here(disputed: Comparison, reviewer: User) 
     row = make_preference(comparison=other, strength=1)
     decide(disputed, reviewer)
     assert len(row.pairs()) == 1
+
+
+# --- in again ---------------------------------------------------------------------------------------
+
+
+def test_an_export_of_everything_comes_in_again_as_what_decides(
+    project: Project, disputed: Comparison, reviewer: User, admin: User
+) -> None:
+    """At home it adds nothing; elsewhere the decision arrives, and what it overruled does not."""
+    decide(disputed, reviewer, 1)
+    text = b"".join(export(project, ExportFormat.JUDGEMENTS, Selection()))
+    for target, preferences in ((project, 3), (make_project(), 1)):
+        found = imports.receive(
+            target, [text], file_name="all.jsonl", format="", options={}, skip_bad_rows=False, actor=admin
+        )
+        imports.run_import(found)
+        found.refresh_from_db()
+        assert found.state == "done", found.errors
+        assert Preference.objects.filter(comparison__project=target).count() == preferences
+        assert chosen(target) == [("right", 1.0)]
