@@ -86,14 +86,15 @@ async def refuse(send: Send, limit: int) -> None:
     await send({"type": "http.response.body", "body": f"{text}\n".encode()})
 
 
-def one_of_several() -> bool:
-    """Whether uvicorn started this process as one of its workers."""
+def started_by() -> int | None:
+    """The process id of the uvicorn that started this process as one of its workers, if one did."""
     from django.conf import settings
 
-    return int(settings.WEB_PROCESSES) > 1 and multiprocessing.parent_process() is not None
+    parent = multiprocessing.parent_process()
+    return parent.pid if parent and int(settings.WEB_PROCESSES) > 1 else None
 
 
 django.setup(set_prefix=False)
 application = BodyLimit(Handler())
-if one_of_several():
-    child.die_with_parent(os.getppid())  # a killed uvicorn would leave it holding the port
+if (uvicorn := started_by()) is not None:
+    child.die_with_parent(uvicorn)  # a killed uvicorn would leave it holding the port
