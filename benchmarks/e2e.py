@@ -17,6 +17,7 @@ import psutil
 
 from benchmarks.browser import Admin, browser
 from benchmarks.installation import Installation, installation, measured
+from benchmarks.judging_site import make_project
 
 PROJECT = "support-desk"
 JUDGED_BY_HAND = 20
@@ -233,37 +234,7 @@ def resumed(run: Any, since: float, *, limit: float = 120) -> float:
 
 def the_queue(installed: Installation, comparisons: int = 10_000) -> dict[str, Any]:
     """One annotator, no thinking time, in a project of ten thousand open comparisons; over HTTP."""
-    from feedback.models import (
-        Candidate,
-        Comparison,
-        Completion,
-        Project,
-        Prompt,
-        canonical_json,
-        sha256_text,
-    )
-
-    project = Project.objects.create(name="Many", slug="many", overlap=1)
-    asked = [[{"role": "user", "content": f"Where is order {number}?"}] for number in range(comparisons)]
-    prompts = Prompt.objects.bulk_create(
-        Prompt(project=project, messages=messages, content_hash=sha256_text(canonical_json(messages)))
-        for messages in asked
-    )
-    texts = [f"I have traced it; it arrives {day}." * 3 for day in ("today", "on Monday")]
-    completions = Completion.objects.bulk_create(
-        Completion(prompt=prompt, text=text, text_hash=sha256_text(text), source="imported")
-        for prompt in prompts
-        for text in texts
-    )
-    rows = Comparison.objects.bulk_create(
-        Comparison(project=project, prompt=prompt, overlap=1, shuffle=(7919 * number) % 1_000_003)
-        for number, prompt in enumerate(prompts)
-    )
-    Candidate.objects.bulk_create(
-        Candidate(comparison=row, completion=completions[2 * number + position], position=position)
-        for number, row in enumerate(rows)
-        for position in (0, 1)
-    )
+    make_project("many", comparisons, overlap=1)
     summary = installed.simulate("many", 200, noise=0.1, seed=9, annotators=1)
     return {
         "comparisons": comparisons,

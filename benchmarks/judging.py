@@ -6,7 +6,7 @@
             lost, nothing doubled, no overlap exceeded, no server error, no "locked"
     kills   the same while the web process is killed three times
     cycles  20 annotators and 10,000 comparisons: judgements a second and the time from a click to the next
-            comparison; then one annotator alone
+            comparison; then one annotator alone. Processor milliseconds of a cycle: web, PostgreSQL
     page    the first judging page in a browser with an empty cache, and a real click
     size    the next comparison among 100,000 with 300,000 judgements, against 1,000
 
@@ -171,12 +171,15 @@ def cycles(web: site.Web, vendor: str) -> tuple[dict[str, Any], bool]:
     judged_by(web, project, 20, 5)  # warm
     rounds = []
     for _ in range(3):
+        before = (web.cpu_seconds(), site.database_cpu_seconds())
         load, seconds = judged_by(web, project, 20, 20)
+        spent = (web.cpu_seconds() - before[0], site.database_cpu_seconds() - before[1])
         facts = held_against(project, load)
         rounds.append(
             {
                 "per_second": round(facts["acknowledged"] / seconds, 1),
                 "ms": milliseconds(load.seconds),
+                "cpu_ms": [round(1000 * part / max(1, len(load.seconds)), 1) for part in spent],
                 "surplus": facts["overlap_exceeded"],
                 "server_errors": facts["server_errors"],
                 "problems": load.problems[:3],
@@ -188,6 +191,7 @@ def cycles(web: site.Web, vendor: str) -> tuple[dict[str, Any], bool]:
         "per_second": statistics.median(one["per_second"] for one in rounds),
         "p95_ms": statistics.median(one["ms"]["p95"] for one in rounds),
         "alone_ms": milliseconds(alone.seconds),
+        "cpu_ms": [statistics.median(part) for part in zip(*(one["cpu_ms"] for one in rounds), strict=True)],
         "web_mib": web.memory_mib(),
     }
     passed = (

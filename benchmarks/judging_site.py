@@ -168,13 +168,35 @@ class Web:
         self.process.kill()
         self.process.wait()
 
-    def memory_mib(self) -> float:
+    def family(self) -> list[Any]:
         import psutil
 
         assert self.process
         top = psutil.Process(self.process.pid)
-        family = [top, *top.children(recursive=True)]
-        return round(sum(one.memory_info().rss for one in family) / 2**20, 1)
+        return [top, *top.children(recursive=True)]
+
+    def memory_mib(self) -> float:
+        return round(sum(one.memory_info().rss for one in self.family()) / 2**20, 1)
+
+    def cpu_seconds(self) -> float:
+        """Of all web processes so far."""
+        return sum(sum(one.cpu_times()[:2]) for one in self.family())
+
+
+def database_cpu_seconds() -> float:
+    """Of a PostgreSQL on this machine so far; 0 where there is none to be seen. Other databases run inside."""
+    import psutil
+    from django.db import connection
+
+    if connection.vendor != "postgresql":
+        return 0.0
+    port = str(connection.settings_dict["PORT"])
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if words and words[0].endswith("postgres") and port in words:
+            family = [process, *process.children(recursive=True)]
+            return sum(sum(one.cpu_times()[:2]) for one in family)
+    return 0.0
 
 
 @contextmanager

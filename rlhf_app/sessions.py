@@ -1,4 +1,4 @@
-"""Sessions in the database, as Django keeps them, read by a query that is compiled once: every page reads one."""
+"""Sessions in the database, as Django keeps them, read by a query compiled once: every page reads one."""
 
 from __future__ import annotations
 
