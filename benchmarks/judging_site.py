@@ -184,7 +184,7 @@ class Web:
 
 
 def database_cpu_seconds() -> float:
-    """Of a PostgreSQL on this machine so far; 0 where there is none to be seen. Other databases run inside."""
+    """Of a PostgreSQL on this machine so far; 0 where none is to be seen. SQLite runs in the web process."""
     import psutil
     from django.db import connection
 
