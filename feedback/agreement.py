@@ -100,11 +100,14 @@ def sums() -> defaultdict[Any, float]:
     return defaultdict(float)
 
 
+Units = Sequence[Sequence[Any]]
+"""For each comparison, the answers of its annotators."""
+
+
 class Measure(NamedTuple):
     """A figure in two steps, so that it can be taken again of any sample of prompts."""
 
-    facts: Callable[[Sequence[Sequence[Any]]], Facts]
-    """Of units: for each comparison, the answers of its annotators."""
+    facts: Callable[[Units], Facts]
     of: Callable[[Facts], Figure]
 
 
@@ -264,7 +267,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(
-    by_prompt: Iterable[Sequence[Sequence[Any]]],
+    by_prompt: Iterable[Units],
     measure: Measure,
     *,
     seed: int = 0,
@@ -276,14 +279,14 @@ def estimate(
     by_prompt: the units of each prompt. Beyond `most_groups` prompts, random groups of them are drawn
     instead, which bounds the work. The same seed gives the same interval.
     """
-    found = [facts for facts in map(measure.facts, by_prompt) if any(facts.values())]
-    groups = _grouped(found, most_groups, random.Random(seed))
+    together = _grouped([units for units in by_prompt if units], most_groups, random.Random(seed))
+    groups = [facts for facts in map(measure.facts, together) if any(facts.values())]
     names = sorted({name for facts in groups for name in facts}, key=repr)
     columns = [[facts.get(name, 0) for facts in groups] for name in names]
     figure = measure.of(dict(zip(names, map(sum, columns), strict=True)))
     if figure.value is None:
         return Estimate(None, reason=figure.reason)
-    if len(found) < FEWEST_PROMPTS:
+    if len(groups) < FEWEST_PROMPTS:
         return Estimate(figure.value, reason="too few prompts for an interval")
     values: list[float] = []
     for weights in _weights(len(groups), replicates, seed):
@@ -310,14 +313,12 @@ def _weights(groups: int, replicates: int, seed: int) -> list[list[int]]:
     return found
 
 
-def _grouped(found: Sequence[Facts], most: int, draw: random.Random) -> Sequence[Facts]:
+def _grouped(found: Sequence[Units], most: int, draw: random.Random) -> Sequence[Units]:
     if len(found) <= most:
         return found
-    groups = [sums() for _ in range(most)]
+    groups: list[list[Any]] = [[] for _ in range(most)]
     for place, number in enumerate(draw.sample(range(len(found)), len(found))):
-        group = groups[place % most]
-        for name, value in found[number].items():
-            group[name] += value
+        groups[place % most] += found[number]
     return groups
 
 

@@ -464,7 +464,7 @@ class Pair(NamedTuple):
 class Preference(models.Model):
     """An annotator's recorded judgement. Append-only: a change or an undo is a new row that supersedes.
 
-    A reviewer's adjudication has no assignment, so that it takes nobody's place in the overlap; while it is in
+    A reviewer's adjudication has no assignment and so takes nobody's place in the overlap. While it is in
     force it decides instead of the others.
     """
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from itertools import combinations
+from operator import or_
 from typing import Any, NamedTuple
 
-from django.db.models import Exists, OuterRef
+from django.db.models import Q
 from django.db.models.functions import Length
 from django.utils.translation import gettext as _
 
@@ -29,8 +31,8 @@ from feedback.agreement import (
     estimate,
     quartiles,
 )
-from feedback.models import Candidate, Comparison, ComparisonKind, Project
-from feedback.quality_rows import LATEST, Judgement, Rows, Together, counted, together
+from feedback.models import Candidate, ComparisonKind, Project
+from feedback.quality_rows import LATEST, Judgement, Rows, Together, counted, latest, together
 
 MOST_IN_TABLE = 8
 """People in the table of who agrees with whom: those with the most judgements."""
@@ -223,17 +225,18 @@ def _share(tallies: Mapping[int, Sequence[int]]) -> Share:
     return clustered((right, count) for right, count in tallies.values())
 
 
-def lengths_of(project: Project, *, simulated: bool) -> dict[int, list[int]]:
+def lengths_of(project: Project, found: Rows, *, simulated: bool) -> dict[int, list[int]]:
     """Characters of each candidate by position, of every comparison that was judged; one query."""
-    judged = counted(project, simulated=simulated).filter(comparison=OuterRef("comparison"))
-    rows = Candidate.objects.filter(
-        Exists(judged), comparison__project=project, comparison__purpose=Comparison.Purpose.TRAINING
-    )
-    found: dict[int, list[int]] = defaultdict(list)
-    columns = ("comparison", Length("completion__text"))
-    for comparison, length in rows.order_by("comparison", "position").values_list(*columns):
-        found[comparison].append(length)
-    return found
+    judged = [
+        latest(project, kind, simulated=simulated).values("comparison") for kind in found if found[kind]
+    ]
+    lengths: dict[int, list[int]] = defaultdict(list)
+    if judged:
+        any_kind = reduce(or_, (Q(comparison__in=rows) for rows in judged))
+        rows = Candidate.objects.filter(any_kind).order_by("comparison", "position")
+        for comparison, length in rows.values_list("comparison", Length("completion__text")):
+            lengths[comparison].append(length)
+    return lengths
 
 
 # --- time -------------------------------------------------------------------------------------------
@@ -300,7 +303,7 @@ def quality_of(project: Project, found: Rows, *, simulated: bool) -> Quality:
     written = demonstration_times(project, simulated=simulated)
     times = [(judgement.annotator, judgement.active_ms) for rows in found.values() for judgement in rows]
     pace, by_annotator = paces([*times, *written])
-    lengths = lengths_of(project, simulated=simulated)
+    lengths = lengths_of(project, found, simulated=simulated)
     return Quality(
         [_of_kind(kind, rows, project.criteria) for kind, rows in found.items() if rows],
         position_bias(orders),

@@ -6,9 +6,14 @@ Imported ones, gold, reviews and adjudications are left out. All is on completio
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
+
+from django.db.models import TextField
+from django.db.models.functions import Cast
 
 from feedback.models import Comparison, ComparisonKind, Preference, PreferenceQuerySet, Project
 
@@ -56,16 +61,25 @@ def rows_of(project: Project, *, simulated: bool) -> Rows:
     return {kind: judgements(project, kind, simulated=simulated) for kind in ANSWERS}
 
 
+def latest(project: Project, kind: ComparisonKind, *, simulated: bool) -> PreferenceQuerySet:
+    return counted(project, simulated=simulated).filter(kind=kind).order_by("-pk")[:LATEST]
+
+
 def judgements(project: Project, kind: ComparisonKind, *, simulated: bool) -> list[Judgement]:
     """In one query, without making objects of the rows; oldest first."""
-    rows = counted(project, simulated=simulated).filter(kind=kind).order_by("-pk")
-    names = ("comparison", "comparison__prompt", "annotator", ANSWERS[kind], "shown_order", "active_ms")
+    rows = latest(project, kind, simulated=simulated)
+    said_as = Cast(ANSWERS[kind], TextField()), Cast("shown_order", TextField())
+    names = ("comparison", "comparison__prompt", "annotator", *said_as, "active_ms")
     read = SCORES[kind]
     found = [
-        Judgement(comparison, prompt, annotator, read(said), said, shown, active_ms)
-        for comparison, prompt, annotator, said, shown, active_ms in rows.values_list(*names)[:LATEST]
+        Judgement(comparison, prompt, annotator, read(parsed(said)), parsed(said), parsed(shown), active_ms)
+        for comparison, prompt, annotator, said, shown, active_ms in rows.values_list(*names)
     ]
     return found[::-1]
+
+
+parsed = lru_cache(maxsize=4096)(json.loads)
+"""Few orders and rankings differ: parsed once, they are shared and must not be changed."""
 
 
 def _of_strength(strength: int) -> Scores:
