@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from django.utils.translation import gettext as _
 
@@ -32,13 +32,25 @@ class Container(StrEnum):
     PARQUET = "parquet"
 
 
-class Objects(Protocol):
+class At(NamedTuple):
+    """Where an object stands."""
+
     number: int
+    line: int
+
+
+class Objects(Protocol):
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def at(self) -> At:
+        """Where the object stands that was read last."""
 
     def __next__(self) -> dict[str, Any]: ...
 
-    def place(self, bad: BadRow) -> BadRow:
-        """Tell where the object stands that could not be read."""
+    def place(self, bad: BadRow, at: At | None = None) -> BadRow:
+        """Tell where the object stands that could not be read: the last one, or the one `at` that place."""
 
 
 @contextmanager
@@ -90,8 +102,12 @@ class TextLines:
         self.number = self.lines.number
         return text
 
-    def place(self, bad: BadRow) -> BadRow:
-        bad.line = bad.line or self.number
+    @property
+    def at(self) -> At:
+        return At(self.number, self.number)
+
+    def place(self, bad: BadRow, at: At | None = None) -> BadRow:
+        bad.line = bad.line or (at or self.at).line
         return bad
 
 
@@ -105,8 +121,8 @@ class JsonLines(TextLines):
 class ParquetRows(JsonLines):
     """Rows that come as JSON Lines from the process that reads the file; they have numbers, not lines."""
 
-    def place(self, bad: BadRow) -> BadRow:
-        bad.line, number = 0, bad.line or self.number
+    def place(self, bad: BadRow, at: At | None = None) -> BadRow:
+        bad.line, number = 0, bad.line or (at or self.at).number
         bad.reason = _("row %(number)d: %(reason)s") % {"number": number, "reason": bad.reason}
         return bad
 
@@ -126,9 +142,13 @@ class JsonArray:
             raise found
         return found
 
-    def place(self, bad: BadRow) -> BadRow:
-        bad.line = self.units.line
-        bad.reason = _("object %(number)d: %(reason)s") % {"number": self.number, "reason": bad.reason}
+    @property
+    def at(self) -> At:
+        return At(self.number, self.units.line)
+
+    def place(self, bad: BadRow, at: At | None = None) -> BadRow:
+        number, bad.line = at or self.at
+        bad.reason = _("object %(number)d: %(reason)s") % {"number": number, "reason": bad.reason}
         return bad
 
 
@@ -165,8 +185,12 @@ class CsvRows:
             if any(cell.strip() for cell in cells):
                 return cells
 
-    def place(self, bad: BadRow) -> BadRow:
-        bad.line = bad.line or self.number
+    @property
+    def at(self) -> At:
+        return At(self.number, self.number)
+
+    def place(self, bad: BadRow, at: At | None = None) -> BadRow:
+        bad.line = bad.line or (at or self.at).line
         return bad
 
 

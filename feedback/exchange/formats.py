@@ -16,6 +16,7 @@ from feedback.exchange import (
     battles,
     judgements,
     label_studio,
+    messages,
     preferences,
     prompts,
     transcripts,
@@ -45,6 +46,7 @@ class Format(models.TextChoices):
     LABEL_STUDIO = "label_studio", gettext_lazy("Label Studio tasks")
     ARGILLA = "argilla", gettext_lazy("Argilla records")
     TREES = "trees", gettext_lazy("Open-Assistant trees")
+    MESSAGES = "messages", gettext_lazy("Open-Assistant messages")
     BATTLES = "battles", gettext_lazy("Arena battles")
 
     @classmethod
@@ -60,6 +62,8 @@ class Reader(NamedTuple):
     """All that it reads; empty when its files have further columns by nature."""
     inside: str = ""
     """The key of the object that holds the columns, if not the row itself."""
+    gathered: type[messages.Trees] | None = None
+    """What makes objects to read out of several objects of the file."""
 
 
 READERS: dict[Format, Reader] = {
@@ -68,6 +72,7 @@ READERS: dict[Format, Reader] = {
     Format.LABEL_STUDIO: Reader(label_studio.fits, label_studio.read, inside="data"),
     Format.ARGILLA: Reader(argilla.fits, argilla.read, inside="fields"),
     Format.TREES: Reader(trees.fits, trees.read),
+    Format.MESSAGES: Reader(messages.fits, trees.read, gathered=messages.Trees),
     Format.BATTLES: Reader(battles.fits, battles.read),
     Format.HH: Reader(transcripts.fits, transcripts.read, transcripts.COLUMNS),
     Format.TRL: Reader(preferences.fits, preferences.read, preferences.COLUMNS),
@@ -166,15 +171,21 @@ def read_rows(
     kind = Container(container) if container else container_for(stream, chosen)
     found = objects(stream, kind)
     reader = READERS[Format.PROMPTS if chosen == Format.PROMPTS_TXT else chosen]
+
+    def prepare(data: dict[str, Any]) -> dict[str, Any]:
+        if mapping:
+            data = mapped(data, mapping, reader.inside)
+        if kind == Container.CSV:
+            data = typed(data)
+        if reader.columns and not ignore_extra:
+            refuse_others(data, reader.columns)
+        return data
+
+    if reader.gathered:
+        found = reader.gathered(found, prepare)
     while True:
         try:
-            data = next(found)
-            if mapping:
-                data = mapped(data, mapping, reader.inside)
-            if kind == Container.CSV:
-                data = typed(data)
-            if reader.columns and not ignore_extra:
-                refuse_others(data, reader.columns)
+            data = next(found) if reader.gathered else prepare(next(found))
             rows = reader.read(data, found.number)
         except StopIteration:
             return

@@ -91,6 +91,13 @@ WHOLE: dict[str, dict[str, Any]] = {
         "q.responses.status": ["submitted"],
     },
     Format.TREES: {"message_tree_id": "t", "prompt": node("prompter", "P", node("assistant", "a", rank=0))},
+    Format.MESSAGES: {
+        "message_id": "m",
+        "parent_id": None,
+        "message_tree_id": "t",
+        "role": "prompter",
+        "text": "P",
+    },
     Format.BATTLES: battle("tie"),
     Format.JUDGEMENTS: {
         "judgement": 1,
