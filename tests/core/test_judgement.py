@@ -18,9 +18,14 @@ def pair(*, margin: float = 0.0, tie: bool = False, annotator: int = UNKNOWN) ->
     return Pair([1], [2], [3], margin, tie, 1.0, annotator)
 
 
+def config(**settings: Any) -> RewardModelConfig:
+    """Bradley and Terry's model, but for what is set."""
+    return RewardModelConfig(**{"ties": "half", "margins": "none", **settings})
+
+
 def fitted(settings: dict[str, Any], pairs: list[Pair], difference: Tensor) -> Judgement:
     """The judgement of most likelihood (and prior), the differences being known."""
-    made = Judgement(RewardModelConfig(**settings), pairs, [])
+    made = Judgement(config(**settings), pairs, [])
     optimizer = torch.optim.LBFGS(made.parameters(), max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
@@ -80,7 +85,7 @@ def test_margins_are_recovered_from_graded_judgements() -> None:
 
 
 def test_an_ungraded_preference_says_better_in_some_degree() -> None:
-    made = Judgement(RewardModelConfig(margins="learned"), [pair()], [])
+    made = Judgement(config(margins="learned"), [pair()], [])
     found = made(torch.tensor([0.7]), [pair()])
     assert found.item() == pytest.approx(math.log1p(math.exp(-0.7)), abs=1e-6)
     graded = [pair(margin=strength) for strength in (1.0, 2.0, 3.0, 7.0)]
@@ -90,7 +95,7 @@ def test_an_ungraded_preference_says_better_in_some_degree() -> None:
 
 
 def test_the_held_out_loss_reads_no_strength() -> None:
-    made = Judgement(RewardModelConfig(margins="learned", label_smoothing=0.1), [pair()], [])
+    made = Judgement(config(margins="learned", label_smoothing=0.1), [pair()], [])
     found = made.answer_loss(torch.tensor([0.7]), [pair(margin=3.0)])
     assert found.item() == pytest.approx(math.log1p(math.exp(-0.7)), abs=1e-6)
 
@@ -134,14 +139,12 @@ def test_an_annotator_of_few_judgements_stays_near_the_common_value() -> None:
     made = fitted({"annotators": "reliability"}, pairs, difference)
     common, (_many, few) = torch.sigmoid(made.common).item(), made.reliabilities().tolist()
     assert 0.5 < few < common
-    nobody = Judgement(RewardModelConfig(annotators="reliability"), [pair()], [pair(annotator=5)])
+    nobody = Judgement(config(annotators="reliability"), [pair()], [pair(annotator=5)])
     assert nobody.reliabilities()[1].item() == pytest.approx(1 / (1 + math.exp(-START)))
 
 
 def test_a_tie_turned_round_is_the_same_tie() -> None:
-    made = Judgement(
-        RewardModelConfig(annotators="reliability", ties="rao_kupper"), [pair(), pair(tie=True)], []
-    )
+    made = Judgement(config(annotators="reliability", ties="rao_kupper"), [pair(), pair(tie=True)], [])
     with torch.no_grad():
         made.own += 3.0
         before = made(torch.tensor([0.7]), [pair(tie=True)])
@@ -149,8 +152,8 @@ def test_a_tie_turned_round_is_the_same_tie() -> None:
         assert torch.allclose(made(torch.tensor([0.7]), [pair(tie=True)]), before)
 
 
-def test_with_default_settings_there_is_nothing_to_learn() -> None:
-    made = Judgement(RewardModelConfig(), [pair(margin=3.0)], [])
+def test_bradley_and_terry_have_nothing_more_to_learn() -> None:
+    made = Judgement(config(), [pair(margin=3.0)], [])
     assert not list(made.parameters()) and not made.metrics() and not made.told()
     found = made(torch.tensor([0.7, 0.7]), [pair(margin=3.0), pair(tie=True)])
     assert found.tolist() == pytest.approx(

@@ -26,7 +26,7 @@ from training.core import __main__ as trainer
 from training.core import checkpoint, protocol
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "reward_model": {"epochs": 12, "batch_pairs": 8, "checkpoint_every": 4, "members": 2, "ties": "davidson"},
+    "reward_model": {"epochs": 12, "batch_pairs": 8, "checkpoint_every": 4, "members": 2},
     "ppo": {
         "steps": 30, "rollout_prompts": 8, "max_new_tokens": 8, "kl_target": 1.0, "kl_limit": 1000.0,
         "checkpoint_every": 3, "sample_every": 4, "epochs": 2, "score_scaling": True,

@@ -134,7 +134,7 @@ class RewardModelConfig(Config):
     def cross_problems(self) -> dict[str, str]:
         problems = {}
         if self.ties == "davidson" and self.margins == "learned":
-            problems["ties"] = "learned margins need half or rao_kupper, whose tie is a margin too"
+            problems["ties"] = "davidson has no place for margins: set margins to none, or choose half or rao_kupper"
         if self.annotators == "reliability" and self.label_smoothing:
             problems["label_smoothing"] = "must be 0 where slips are learned for each annotator"
         return problems
