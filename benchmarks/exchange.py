@@ -101,6 +101,12 @@ def peak_mib(who: int) -> float:
     return round(resource.getrusage(who).ru_maxrss / 1024, 1)
 
 
+def processor_seconds() -> float:
+    """Of this process and of those it has waited for."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
 def as_worker(import_id: int) -> dict[str, Any]:
     """What a worker does when its bell rings: the same modules loaded, the same function called."""
     from feedback.models import DataImport
@@ -133,7 +139,7 @@ def as_exporter(project_id: int, format: str, path: Path, most: int) -> dict[str
     project = Project.objects.get(pk=project_id)
     newest = Preference.objects.filter(comparison__project=project).order_by("-pk")
     since = newest[most - 1].created_at if most and newest.count() > most else None
-    begin, started = time.perf_counter(), time.process_time()
+    begin, started = time.perf_counter(), processor_seconds()
     first = 0.0
     with path.open("wb") as file:
         for piece in export(project, ExportFormat(format), Selection(since=since)):
@@ -141,7 +147,7 @@ def as_exporter(project_id: int, format: str, path: Path, most: int) -> dict[str
             file.write(piece)
     return {
         "seconds": round(time.perf_counter() - begin, 2),
-        "cpu_s": round(time.process_time() - started, 2),
+        "cpu_s": round(processor_seconds() - started, 2),
         "first_byte_s": round(first, 3),
         "peak_mib": peak_mib(resource.RUSAGE_SELF),
         "bytes": path.stat().st_size,
@@ -184,6 +190,7 @@ def large_import(folder: Path, number: int) -> tuple[dict[str, Any], bool, Any]:
         "peak_mib": once["peak_mib"],
         "mib_before": once["mib_before"],
         "again_seconds": again["seconds"],
+        "again_cpu_s": again["cpu_s"],
         "again": again["counts"],
         "counts": once["counts"],
     }
@@ -211,7 +218,7 @@ def exports(folder: Path, everything: Any) -> tuple[dict[str, Any], bool]:
         figures[format].pop("sha256")
         passed &= figures[format]["same_bytes"] and min(one["seconds"] for one in found) < MOST_EXPORT_SECONDS
     whole = child("exporter", everything.pk, "trl", folder / "whole.out", 0)
-    figures["trl_of_all"] = {name: whole[name] for name in ("seconds", "first_byte_s", "peak_mib", "bytes")}
+    figures["trl_of_all"] = {name: whole[name] for name in whole if name != "sha256"}
     return figures, passed and whole["peak_mib"] < MOST_MIB
 
 
