@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from feedback import adjudication
 from feedback.exports import ExportFormat, Selection, export
-from feedback.models import Preference, Project, Prompt
+from feedback.models import Preference, Project, Prompt, User
 from tests.factories import (
     make_completion,
     make_member,
@@ -211,6 +212,20 @@ def test_judging_during_an_export_does_not_change_it(
     changed(last, strength=-3)
     make_preference(project=told_of)
     assert first + b"".join(pieces) == before
+
+
+def test_a_decision_during_an_export_does_not_change_it(
+    told_of: Project, reviewer: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feedback.exported_rows.CHUNK_ROWS", 2)
+    before = told(told_of, "judgements")
+    pieces = export(told_of, ExportFormat.JUDGEMENTS, Selection())
+    first = next(pieces)
+    last = Preference.objects.filter(comparison__project=told_of, comparison__purpose="training").in_force()
+    comparison = last.filter(kind="pairwise").order_by("-pk")[0].comparison
+    adjudication.adjudicate(comparison, reviewer, {"strength": -3}, since=None)
+    assert first + b"".join(pieces) == before
+    assert [row["overruled"] for row in lines(told_of, "judgements")].count(True) == 1
 
 
 @pytest.mark.parametrize("format", FORMATS)
