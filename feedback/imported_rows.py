@@ -232,9 +232,19 @@ def write_comparisons(
         judged = {keys[key] for key in recorded.values_list("idempotency_key", flat=True)}
         left = {key: (ids[wanted[key].key], wanted[key]) for key in old if key not in judged}
         judged |= already_judged(people, left)
-    fresh = {key: one for key, one in wanted.items() if key not in judged}
+    fresh = first_of_each(people, {key: one for key, one in wanted.items() if key not in judged})
     record_judgements(data_import, people, fresh, ids, known, added)
     return set(fresh)
+
+
+def first_of_each(people: People, asked: dict[str, Wanted]) -> dict[str, Wanted]:
+    """Without the second judgement of a comparison by one person, which some files hold."""
+    found: dict[tuple[str, int], str] = {}
+    for key, one in asked.items():
+        if one.judged:
+            found.setdefault((one.key, people.account_of(one.judged.by)), key)
+    kept = set(found.values())
+    return {key: one for key, one in asked.items() if not one.judged or key in kept}
 
 
 def idempotency_key(data_import: DataImport, key: str) -> str:
@@ -243,13 +253,14 @@ def idempotency_key(data_import: DataImport, key: str) -> str:
 
 def already_judged(people: People, asked: dict[str, tuple[int, Wanted]]) -> set[str]:
     """Keys of judgements whose comparison the same person has judged: nobody judges one twice."""
-    by_pair = {
-        (comparison, people.account_of(one.judged.by)): key
+    pairs = {
+        key: (comparison, people.account_of(one.judged.by))
         for key, (comparison, one) in asked.items()
         if one.judged
     }
     rows = Assignment.objects.filter(comparison_id__in={comparison for comparison, _one in asked.values()})
-    return {by_pair[pair] for pair in rows.values_list("comparison_id", "annotator_id") if pair in by_pair}
+    there = set(rows.values_list("comparison_id", "annotator_id"))
+    return {key for key, pair in pairs.items() if pair in there}
 
 
 def record_judgements(

@@ -172,6 +172,28 @@ def test_people_whom_a_file_tells_apart_share_a_comparison(project: Project) -> 
     assert imported(project, json.dumps([tasks_of]), name="d.json").counts == {"rows": 1, "unchanged": 1}
 
 
+def test_the_first_judgement_of_a_person_counts_where_a_file_holds_two(project: Project) -> None:
+    def task(*said: tuple[int, str]) -> str:
+        annotations = [
+            {
+                "completed_by": who,
+                "result": [{"from_name": "pw", "to_name": "pw", "value": {"selected": side}}],
+            }
+            for who, side in said
+        ]
+        data = {"prompt": "p", "answer1": "a", "answer2": "b"}
+        return json.dumps([{"data": data, "annotations": annotations}])
+
+    done = imported(project, task((1, "left"), (2, "left"), (1, "right")), name="a.json")
+    assert (done.state, done.counts["comparisons"], done.counts["preferences"]) == ("done", 1, 2)
+    [first] = Preference.objects.filter(annotator__username=f"imported-{project.slug}.1")
+    assert first.pairs()[0].chosen.text == "a"
+    # The comparison is there now, its person not, nor with either of two further judgements.
+    assert imported(project, task((1, "left"), (1, "right")), name="b.json").counts["unchanged"] == 1
+    later = imported(project, task((3, "right"), (3, "left")), name="c.json")
+    assert later.counts == {"rows": 1, "preferences": 1}
+
+
 def test_gold_comparisons_can_be_put_up_from_a_file(project: Project) -> None:
     row = {
         "judgement": 1, "project": "elsewhere", "comparison": 1, "purpose": "gold", "kind": "pairwise",
