@@ -261,7 +261,8 @@ def lease(comparison: Comparison, annotator: User, now: datetime) -> Assignment 
         if assignment.annotator_id == annotator.pk:
             again = assignment
         elif assignment.state == LEASED and not runs:
-            close(assignment, EXPIRED, assignment.lease_expires_at)
+            assignment.state, assignment.closed_at = EXPIRED, assignment.lease_expires_at
+            update(assignment, "state", "closed_at")  # the draft stays: its person may come back
     if taken >= comparison.overlap:
         return None
     if again is not None:

@@ -132,6 +132,22 @@ def test_expired_lease_goes_to_the_next_and_late_work_is_kept(project: Project, 
     assert Preference.objects.current().count() == 2
 
 
+def test_a_draft_outlives_its_lease(project: Project, ana: User, ben: User) -> None:
+    make_comparison(project=project)
+    hers = queue.claim(project, ana, now=NOW)
+    assert hers is not None
+    assert queue.keep_draft(hers, ana, fencing_token=1, draft={"comment": "half a thought"})
+    his = queue.claim(project, ben, now=NOW + LEASE)
+    assert his is not None
+    queue.skip(his, ben, fencing_token=1, reason="unclear", now=NOW + LEASE)
+    again = queue.claim(project, ana, now=NOW + LEASE)
+    assert again is not None and again.fencing_token == 2
+    assert again.draft == {"comment": "half a thought"}
+    judge(again, ana, key="a thought", now=NOW + LEASE)
+    hers.refresh_from_db()
+    assert hers.draft == {}
+
+
 def test_renew_extends_and_revives_only_while_the_slot_is_free(
     project: Project, ana: User, ben: User
 ) -> None:
