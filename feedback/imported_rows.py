@@ -25,6 +25,7 @@ from feedback.models import (
     User,
     sha256_text,
 )
+from feedback.queue import GOLD_OVERLAP
 
 MAX_PEOPLE = 1000
 """Accounts that an import makes for the people whom its file tells apart; the rest share one."""
@@ -199,16 +200,17 @@ def write_comparisons(
     State = Comparison.State
     # A review of models that are not here can never be closed, which is what withdraws its comparisons.
     closed = {str(Comparison.Purpose.REVIEW): State.WITHDRAWN}
+    overlaps = {str(Comparison.Purpose.GOLD): GOLD_OVERLAP}
     made = insert(
         Comparison,
-        ("prompt_id", "shuffle", "import_key", "kind", "purpose", "gold_answer", "state"),
+        ("prompt_id", "shuffle", "import_key", "kind", "purpose", "gold_answer", "state", "overlap"),
         [
             (known.prompts[one.prompt_hash], secrets.randbelow(2**31), one.key, one.kind, one.purpose,
-             one.gold_answer, State.OPEN if open_ else closed.get(one.purpose, State.DONE))
+             one.gold_answer, State.OPEN if open_ else closed.get(one.purpose, State.DONE),
+             overlaps.get(one.purpose, data_import.project.overlap) if open_ else 1)
             for one in new.values()
         ],
         project_id=data_import.project_id,
-        overlap=data_import.project.overlap if open_ else 1,
     )  # fmt: skip
     ids.update(zip(new, made, strict=True))
     insert(

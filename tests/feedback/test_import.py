@@ -19,6 +19,7 @@ from feedback.models import (
     Prompt,
     User,
 )
+from feedback.queue import GOLD_OVERLAP
 from tests.factories import make_preference, make_project
 from tests.feedback.importing import THREE, Killed, die_at, imported, number_of_rows, pairs, upload
 
@@ -205,6 +206,8 @@ def test_gold_comparisons_can_be_put_up_from_a_file(project: Project) -> None:
     assert (comparison.purpose, comparison.gold_answer, comparison.state) == ("gold", {"strength": 3}, "open")
     assert [candidate.completion.text for candidate in comparison.candidates.all()] == ["a", "b"]
     assert not Preference.objects.exists()
+    # Everybody is to meet it: no number of judgements makes it done.
+    assert comparison.overlap == GOLD_OVERLAP
 
 
 def test_rows_of_one_object_are_written_together(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
