@@ -32,6 +32,7 @@ FLOORS = {
     "feedback.models": 1,
     "feedback.audit": 1,
     "feedback.audit_entries": 1,
+    "feedback.people": 1,
     "feedback.querysets": 1,
     "training.models": 2,
     "feedback": 3,
