@@ -23,6 +23,8 @@ from feedback.texts import Message
 
 ROLE_OF = {"prompter": "user", "assistant": "assistant"}
 MAX_TURNS = 100
+MAX_CHARACTERS = 32 * 1024**2
+"""Of all prompts of a tree: every reply repeats what stands above it, so a small file could say very much."""
 
 
 def fits(data: dict[str, Any]) -> bool:
@@ -33,6 +35,8 @@ def read(tree: dict[str, Any], line: int) -> list[Row]:
     """A row for each turn of a person that got replies; every row of a tree stands on the tree's line."""
     root = required(tree, "prompt")
     rows = list(below(root, [], line, external_id_of(tree, "message_tree_id")))
+    if sum(len(turn["content"]) for row in rows for turn in row.messages) > MAX_CHARACTERS:
+        raise BadRow(_("the conversations of the tree are too long together"))
     if not rows:
         # A prompt nobody replied to is a prompt all the same.
         rows = [Row(line, turns_to(root, []), external_id_of(tree, "message_tree_id"))]

@@ -76,6 +76,15 @@ def test_a_bad_tree_says_why(prompt: Any, expected: str) -> None:
     assert refusal({"message_tree_id": "t", "prompt": prompt}, Format.TREES) == f"Line 1: {expected}"
 
 
+def test_a_tree_that_repeats_a_long_beginning_too_often_is_refused() -> None:
+    replies = [node("prompter", f"and {n}?", node("assistant", "yes")) for n in range(40)]
+    tree = node("prompter", "P", node("assistant", "well", *replies)) | {"text": "x" * 1024**2}
+    expected = "Line 1: the conversations of the tree are too long together"
+    assert refusal({"message_tree_id": "t", "prompt": tree}, Format.TREES) == expected
+    tree["replies"][0]["replies"] = replies[:20]
+    assert len(rows_of(json.dumps({"message_tree_id": "t", "prompt": tree}))) == 21
+
+
 # --- messages, one on each line -----------------------------------------------------------------------
 
 
