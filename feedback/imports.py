@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from io import FileIO
 from pathlib import Path
@@ -49,6 +49,8 @@ ROOMY = {"cache_size": -64 * 1024, "wal_autocheckpoint": 8000}
 """KiB of pages in memory, and pages that collect in the log before they are put in their places (32 MiB)."""
 DAYS_UNCONFIRMED = 7
 """How long an uploaded file waits for somebody to confirm its import."""
+SECONDS_LEFT_OVER = 24 * 3600
+"""After which an upload that nobody has written to is one that was cut off."""
 BEAT_SECONDS = 1.0
 LEASE_SECONDS = 60
 
@@ -351,6 +353,14 @@ def take_back() -> list[int]:
     )
     dead.update(state=State.QUEUED)
     return list(DataImport.objects.filter(state=State.QUEUED).order_by("pk").values_list("pk", flat=True))
+
+
+def discard_leftovers() -> None:
+    """Delete what uploads left that were cut off by the death of the web process."""
+    for path in (settings.ARTIFACT_ROOT / "imports").glob("upload-*"):
+        with suppress(FileNotFoundError):  # just moved to its place, or deleted
+            if time.time() - path.stat().st_mtime > SECONDS_LEFT_OVER:
+                path.unlink()
 
 
 def discard_unconfirmed() -> None:

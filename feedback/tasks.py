@@ -21,3 +21,4 @@ def sweep_imports() -> None:
     for import_id in imports.take_back():
         run_import.delay(import_id)
     imports.discard_unconfirmed()
+    imports.discard_leftovers()

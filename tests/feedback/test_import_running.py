@@ -6,7 +6,9 @@ import gzip
 import io
 import itertools
 import json
+import os
 import re
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -267,6 +269,18 @@ def test_an_upload_nobody_confirmed_is_discarded_after_a_week(project: Project, 
     assert (entry.actor, entry.project, entry.target) == (None, project, f"feedback.DataImport {old.pk}")
     asked = {"format": "trl", "options": {}, "skip_bad_rows": False}
     assert not imports.confirm(old, actor=make_member(project=project), **asked)
+
+
+def test_uploads_that_were_cut_off_are_deleted_after_a_day(artifact_root: Path) -> None:
+    folder = artifact_root / "imports"
+    folder.mkdir(parents=True)
+    for name, hours in (("upload-old", 25), ("upload-new", 23), ("7", 100)):
+        path = folder / name
+        path.write_bytes(b"half a row")
+        then = time.time() - hours * 3600
+        os.utime(path, (then, then))
+    tasks.sweep_imports()
+    assert sorted(path.name for path in folder.iterdir()) == ["7", "upload-new"]
 
 
 def test_uploads_ends_and_cancels_are_in_the_audit_trail(project: Project) -> None:
