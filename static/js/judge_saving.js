@@ -245,7 +245,8 @@
       let response;
       try { response = await fetch(unsent.url, { method: "POST", body: unsent.body, headers: headers() }); } catch { return sent; }
       if (response.headers.get("X-Judging") !== "1" && response.status !== 404) return sent;
-      forget(unsent.assignment, name.split(".").slice(3).join("."));
+      if (response.ok) forget(unsent.assignment, name.split(".").slice(3).join("."));
+      else localStorage.removeItem(name); // refused, so never asked again; what was typed stays as the draft
       sent += response.ok ? 1 : 0;
     }
     return sent;
