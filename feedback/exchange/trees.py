@@ -69,9 +69,10 @@ def below(node: object, before: list[Message], line: int, tree_id: str) -> Itera
             raise BadRow(_("empty prompt"))
         texts = tuple(turns_to(reply, messages)[-1]["content"] for reply in replies)
         yield Row(line, messages, external_id_of(data, "message_id") or tree_id, *ranked(replies, texts))
-    if len(messages) < MAX_TURNS:
-        for reply in replies:
-            yield from below(reply, messages, line, tree_id)
+    if replies and len(messages) == MAX_TURNS:
+        raise BadRow(_("over %d turns, one below the other") % MAX_TURNS)
+    for reply in replies:
+        yield from below(reply, messages, line, tree_id)
 
 
 def ranked(

@@ -184,6 +184,19 @@ def test_a_bad_message_says_why_and_the_others_stay(row: dict[str, Any], line: i
     assert [(one.line, one.completions) for one in rest] == [(1, ("x", "y")), (5, ())]
 
 
+def test_a_conversation_is_read_whole_or_refused() -> None:
+    def chain(length: int) -> str:
+        turns = range(length)
+        return lines(
+            *(message(f"m{n}", f"m{n - 1}" if n else None, rank=0 if n % 2 else None) for n in turns)
+        )
+
+    rows = rows_of(chain(100))
+    assert [len(row.messages) for row in rows] == list(range(1, 100, 2))
+    (bad,) = rows_of(chain(101))
+    assert str(bad) == "Line 1: over 100 turns, one below the other"
+
+
 def test_a_tree_in_pieces_says_so_at_its_second_piece() -> None:
     parts = [
         message("P", None),
