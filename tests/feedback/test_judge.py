@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from django.http import HttpResponse
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from feedback.models import Assignment, Preference, Project, User
 from tests.factories import (
@@ -302,6 +304,28 @@ def test_submit_from_two_tabs_is_one_judgement(project: Project, mei: Annotator)
     assert Preference.objects.get().idempotency_key == one["key"]
 
 
+def test_submit_after_the_lease_is_kept_and_says_so(
+    project: Project, mei: Annotator, sign_in: SignIn
+) -> None:
+    make_comparison(project=project)
+    fields = form_in(mei.get())
+    Assignment.objects.update(lease_expires_at=timezone.now() - timedelta(seconds=1))
+    Annotator(sign_in(make_member(project=project)), project).get()  # takes it over
+    response = mei.post(fields | {"strength": "2"})
+    assert response.status_code == 200
+    said = "Saved. Your time for it had run out; it counts as an extra judgement."
+    assert said in response.content.decode()
+    assert Preference.objects.get().late
+
+
+def test_submit_to_a_closed_project_is_not_found(project: Project, mei: Annotator) -> None:
+    make_comparison(project=project)
+    fields = form_in(mei.get())
+    Project.objects.update(archived_at=timezone.now())
+    assert mei.post(fields | {"strength": "2"}).status_code == 404
+    assert not Preference.objects.exists()
+
+
 @pytest.mark.parametrize(
     ("said", "wanted"),
     [
@@ -310,6 +334,9 @@ def test_submit_from_two_tabs_is_one_judgement(project: Project, mei: Annotator)
         ({"strength": "0", "acceptability": "one"}, "A tie has no better one"),
         ({"strength": "1", "comment": "x" * 4001}, "at most 4000"),
         ({"strength": "1", "flags": ["model"]}, "Select a valid choice"),
+        ({"strength": "1", "key": "k" * 129}, "at most 128"),
+        ({"strength": "1", "written": "x"}, "Say which completion this text improves."),
+        ({"strength": "1", "written": "x", "corrects": "2"}, "There is no completion at this place."),
     ],
 )
 def test_submit_refused_keeps_what_was_said(

@@ -76,6 +76,24 @@ def test_a_ranking_with_a_gap_is_refused_and_kept(
     assert not Preference.objects.exists()
 
 
+@pytest.mark.parametrize(
+    ("rating", "words"),
+    [("", "Rate every completion"), ("0", "Select a valid choice"), ("6", "Select a valid choice")],
+)
+def test_a_rating_with_a_gap_or_off_the_scale_is_refused_and_kept(
+    project: Project, mei: Annotator, rating: str, words: str
+) -> None:
+    make_comparison(project=project, kind="rating", texts=TEXTS[:1])
+    names = [f"rating_0_{n}" for n in range(len(project.criteria))]
+    response = mei.post(
+        form_in(mei.get()) | dict.fromkeys(names, "5") | {names[1]: rating, "comment": "mine"}
+    )
+    html = response.content.decode()
+    assert response.status_code == 422 and words in html and "mine</textarea>" in html
+    assert len(re.findall(r'value="5" checked', html)) == len(names) - 1
+    assert not Preference.objects.exists()
+
+
 def test_eight_are_shown_each_at_its_own_place(project: Project, mei: Annotator) -> None:
     texts = tuple(f"text number {number}" for number in range(8))
     make_comparison(project=project, kind="ranking", texts=texts)
