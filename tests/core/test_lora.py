@@ -68,3 +68,34 @@ def test_a_run_with_adapters_leaves_a_plain_model(
     changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
     assert changed and not any("wte" in name or "ln" in name for name in changed)
     AutoModelForCausalLM.from_pretrained(made / "output")
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward_model"])
+def test_what_learns_from_people_may_train_adapters_alone(
+    kind: str, gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed and resumed it gives the same bytes; embeddings and norms stay; a fresh head is trained."""
+    rows = tiny.demonstrations() if kind == "sft" else tiny.preferences()
+    inputs = {"policy": gpt2, "snapshot": tiny.write_rows(tmp_path / "rows.jsonl", rows)}
+    settings = {"epochs": 2, "learning_rate": 1e-2, "lora_rank": RANK, "checkpoint_every": 1}
+    settings |= {"batch_tokens": 256} if kind == "sft" else {"batch_pairs": 8, "members": 2}
+    peace, made = (tiny.run_dir(tmp_path / name, kind, settings, inputs) for name in ("peace", "run"))
+    assert drive.run(peace) == {"status": "done"}, drive.events(peace, "error")
+    with monkeypatch.context() as patched:
+        drive.kill_at(patched, 2)
+        with pytest.raises(drive.Killed):
+            drive.run(made)
+    held = load_file(next((made / "checkpoints").glob("step-*")) / "state.safetensors")
+    weights = [name for name in held if name.split(".")[0] == "policy" or ".weights.model." in name]
+    assert weights and all("lora_" in name or "score" in name for name in weights)
+    assert drive.run(made) == {"status": "done"}, drive.events(made, "error")
+    before, after, same = (
+        load_file(folder / "model.safetensors") for folder in (gpt2, made / "output", peace / "output")
+    )
+    assert after.keys() == same.keys() and all(torch.equal(after[name], same[name]) for name in after)
+    changed = {name for name in before.keys() & after.keys() if not torch.equal(before[name], after[name])}
+    assert changed and not any("wte" in name or "ln" in name for name in changed)
+    losses = [
+        row["held_out/loss"] for _step, row in sorted(drive.metrics(made).items()) if "held_out/loss" in row
+    ]
+    assert losses[-1] < losses[0]

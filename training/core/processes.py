@@ -54,10 +54,10 @@ class Processes:
         return whole
 
     def add_gradients(self, weights: Iterable[Tensor]) -> None:
-        """Give every weight the sum of all processes' gradients, by one message."""
+        """Give every weight that is trained the sum of all processes' gradients, by one message."""
         if self.count == 1:
             return
-        trained = list(weights)
+        trained = [weight for weight in weights if weight.requires_grad]
         flat = torch.cat(
             [
                 torch.zeros_like(weight).reshape(-1) if weight.grad is None else weight.grad.reshape(-1)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from training.core import batches, data, held_out, judgement, losses, models, score_scale, state
+from training.core import batches, data, held_out, judgement, lora, losses, models, score_scale, state
 from training.core.configs import RewardModelConfig
 from training.core.types import Checkpoint, Event, Failure, Job, Metrics, Note, Pair, Phase, Saved
 
@@ -95,6 +95,8 @@ def train(job: Job) -> Iterator[Event]:
         yield score_scale.normalise(job, member.model, pairs, config.microbatch_tokens)
     yield Phase("saving", steps, steps)
     for member in members:
+        if config.lora_rank:
+            lora.merge(member.model.model.base_model)
         member.model.save(models.member_folder(job.output, member.number))
 
 
@@ -130,6 +132,8 @@ class Member:
         unseen: Sequence[Pair],
     ) -> None:
         self.config, self.number, self.model = config, number, model
+        if config.lora_rank:  # of the trunk: the head is new, and always trained
+            lora.add(model.model.base_model, config.lora_rank, seed=seed)
         self.judgement = judgement.Judgement(config, pairs, unseen)
         self.learned = nn.ModuleDict({"model": self.model.model, "judgement": self.judgement})
         groups: list[dict[str, Any]] = [

@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from training.core import batches, data, models, packing, sampling, shared_prompt, state
+from training.core import batches, data, lora, models, packing, sampling, shared_prompt, state
 from training.core.configs import SFTConfig
 from training.core.types import (
     Checkpoint,
@@ -43,6 +43,8 @@ def train(job: Job) -> Iterator[Event]:
     """Yield the loss of each step, held-out losses and sample texts; leave the model in `job.output`."""
     config = cast(SFTConfig, job.config)
     policy = models.Policy(job.inputs["policy"], dtype=config.precision, compiled=config.compile)
+    if config.lora_rank:
+        lora.add(policy.model, config.lora_rank, seed=job.seed)
     limit = min(config.max_length, policy.context)
     examples, held_out, counts = data.demonstrations(job.inputs["snapshot"], policy.chat, limit)
     yield from counts.notes(limit)
@@ -118,6 +120,8 @@ def train(job: Job) -> Iterator[Event]:
 
     yield from evaluate(job, policy, held_out, len(plan), len(plan))
     yield Phase("saving", len(plan), len(plan))
+    if config.lora_rank:
+        lora.merge(policy.model)
     policy.save(job.output)
 
 
