@@ -10,7 +10,9 @@ import uuid
 from typing import Any
 
 from django.db import IntegrityError, transaction
+from django.db.models import Count
 
+from feedback.asked import MOST_CANDIDATES
 from feedback.models import (
     Assignment,
     AuditEntry,
@@ -32,8 +34,12 @@ class Overtaken(Exception):
 
 
 def adjudicable(project: Project) -> ComparisonQuerySet:
-    """What can be decided: training comparisons of an order. Gold has its answer; reviews are blind."""
+    """What can be decided: training comparisons of an order. Gold has its answer; reviews are blind.
+
+    Files bring rankings of more completions than a page shows: nobody judged those here.
+    """
     found = Comparison.objects.filter(project=project, purpose=Comparison.Purpose.TRAINING)
+    found = found.alias(texts=Count("candidates")).filter(texts__lte=MOST_CANDIDATES)
     return found.exclude(kind=ComparisonKind.DEMONSTRATION)
 
 

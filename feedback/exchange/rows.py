@@ -157,7 +157,7 @@ def time_in(data: dict[str, Any], name: str) -> datetime | None:
         at = parse_datetime(text)
     except ValueError:
         at = None
-    if at is None or at.tzinfo is None:
+    if at is None or at.tzinfo is None or not 1970 <= at.year <= 9998:  # in UTC it may be another year
         facts = {"name": name, "found": text[:40]}
         raise BadRow(_("'%(name)s' must be a time like 2026-01-31T12:00:00+00:00, found %(found)s") % facts)
     return at

@@ -360,6 +360,16 @@ def test_reviews_gold_and_demonstrations_are_not_decided(
     assert not Preference.objects.exists()
 
 
+def test_a_ranking_of_more_than_fits_on_a_page_is_not_decided(
+    project: Project, reviewer: User, sign_in: SignIn
+) -> None:
+    client = sign_in(reviewer)
+    for count, status in ((8, 200), (9, 404)):
+        texts = tuple(f"text {number}" for number in range(count))
+        comparison = make_comparison(project=project, kind="ranking", texts=texts)
+        assert client.get(address(comparison)).status_code == status
+
+
 def test_said_is_in_the_letters_of_the_page(project: Project, reviewer: User, sign_in: SignIn) -> None:
     """Both prefer candidate 0; one saw it on the right and pressed B."""
     comparison = make_comparison(project=project, overlap=2)

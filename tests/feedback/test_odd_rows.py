@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from feedback.exchange.formats import Format
 from feedback.exchange.rows import Row
 from feedback.lines import BadRow
-from tests.feedback.reading import rows_of, user
+from tests.feedback.reading import refusal, rows_of, user
 from tests.feedback.rows_by_hand import RANKING, battle, completions, node, region, task
 
 # --- odd values ---------------------------------------------------------------------------------------
@@ -124,6 +125,45 @@ WHOLE: dict[str, dict[str, Any]] = {
         preferences=[{"chosen": 0, "rejected": 1}], ranking=[[0], [1]], corrections=[{"of": 0, "text": "x"}]
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"candidates": ["a", "b"]}, "'candidates' must be a list of objects, found text"),
+        (
+            {"candidates": [{"text": "a"}, {"text": "a"}]},
+            "'candidates': completions 1 and 2 are identical",
+        ),
+        ({"candidates": [{"text": "a"}]}, "'candidates': pairwise needs 2, found 1"),
+        (
+            {"kind": "essay"},
+            "'kind': unknown 'essay' (wanted: pairwise, ranking, rating, demonstration)",
+        ),
+        ({"strength": 4}, "'strength' must be from -3 to 3, found 4"),
+        ({"strength": None}, "'strength' missing"),
+        ({"acceptability": "all"}, "'acceptability': unknown 'all' (wanted: both, one, neither)"),
+        ({"gold_answer": None}, "'gold_answer' missing"),
+        (
+            {"gold_answer": {"best": 1}},
+            "'gold_answer': unknown key 'best' (wanted: strength, ranking, ratings)",
+        ),
+        ({"shown_order": [1, 1]}, "'shown_order' must hold each number from 0 to 1 once, found [1, 1]"),
+        ({"comment": "x" * 4001}, "'comment' over 4000 characters"),
+        ({"in_force": "yes"}, "'in_force' must be true or false, found text"),
+        (
+            {"judged_at": "yesterday"},
+            "'judged_at' must be a time like 2026-01-31T12:00:00+00:00, found yesterday",
+        ),
+        (
+            {"judged_at": "0001-01-01T00:00:00+14:00"},
+            "'judged_at' must be a time like 2026-01-31T12:00:00+00:00, found 0001-01-01T00:00:00+14:00",
+        ),
+        ({"corrects": 2}, "'corrects' must be from 0 to 1, found 2"),
+    ],
+)
+def test_a_bad_row_of_everything_says_why(change: dict[str, Any], expected: str) -> None:
+    assert refusal(WHOLE[Format.JUDGEMENTS] | change, Format.JUDGEMENTS) == f"Line 1: {expected}"
 
 
 def spoiled(value: Any, data: st.DataObject) -> Any:
