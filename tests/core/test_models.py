@@ -448,10 +448,10 @@ def test_an_ensemble_scores_by_its_mean_and_knows_its_doubt(tmp_path: Path, gpt2
     with torch.no_grad():
         alone = torch.stack([member.scores(batch) for member in members])
         together = models.RewardEnsemble(folder)
-        assert torch.allclose(together.scores(batch), alone.mean(0), atol=1e-5)
-        doubt = ((alone - alone.mean(0)) ** 2).mean(0).sqrt()
-        assert torch.allclose(together.deviations(batch), doubt, atol=1e-5)
-        assert not models.RewardEnsemble(folder / "member-2").deviations(batch).any()
+        assert torch.allclose(together.each(batch), alone.T, atol=1e-5)
+        single = models.RewardEnsemble(folder / "member-2")
+        assert torch.equal(single.each(batch), members[1].each(batch))
+        assert torch.allclose(members[1].each(batch), alone[1].unsqueeze(1), atol=1e-5)
 
 
 def test_capped_logits_are_seen_though_the_pad_token_s_are_zero(tmp_path: Path) -> None:

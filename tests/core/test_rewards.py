@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from training.core import configs, models, rewards
-from training.core.types import Completion, Prompt
+from training.core.types import Completion, Prompt, Rows
 
 PROMPT = Prompt([{"role": "user", "content": "hello"}], [5], 0)
 COMPLETIONS = [
@@ -47,8 +48,10 @@ def test_settings_choose_the_parts_and_one_without_weight_is_not_computed() -> N
     assert (sums, list(parts)) == ([-1.0, -1.0, -2.0], ["length", "pattern"])
 
 
-def test_an_ensemble_s_doubt_is_taken_off_and_shown(tmp_path: Path, gpt2: Path) -> None:
-    """Against the members alone, in plain arithmetic."""
+def test_an_ensemble_s_doubt_is_taken_off_and_shown(
+    tmp_path: Path, gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the members alone, in plain arithmetic; mean and doubt come from one pass of each member."""
     members = [models.RewardModel(gpt2, fresh_head_seed=seed) for seed in (1, 2, 3)]
     for number, member in enumerate(members, start=1):
         path = models.member_folder(tmp_path / "ensemble", number)
@@ -57,7 +60,16 @@ def test_an_ensemble_s_doubt_is_taken_off_and_shown(tmp_path: Path, gpt2: Path) 
     chat = members[0].chat
     together = rewards.RewardModelScore(models.RewardEnsemble(tmp_path / "ensemble"), chat)
     settings = configs.PPOConfig(caution=0.5, reward_model_weight=2.0)
-    sums, parts = rewards.configured(settings, together)([PROMPT], COMPLETIONS[:1])
+    passes, score = [0], models.RewardModel.scores
+
+    def counted(self: models.RewardModel, batch: Rows) -> Tensor:
+        passes[0] += 1
+        return score(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(models.RewardModel, "scores", counted)
+        sums, parts = rewards.configured(settings, together)([PROMPT], COMPLETIONS[:1])
+    assert passes[0] == len(members)
     alone = [rewards.RewardModelScore(member, chat)([PROMPT], COMPLETIONS[:1])[0] for member in members]
     scores = [float(score or "missing") for score in alone]
     mean, doubt = statistics.fmean(scores), statistics.pstdev(scores)

@@ -248,6 +248,10 @@ class RewardModel:
     def scores(self, batch: Rows) -> Tensor:
         return self.head(self.last_hidden(batch)).squeeze(-1)
 
+    def each(self, batch: Rows) -> Tensor:
+        """Its scores as those of the one member that it is: B x 1."""
+        return self.scores(batch).unsqueeze(1)
+
     # --- pairs --------------------------------------------------------------------------------------
 
     @cached_property
@@ -298,16 +302,9 @@ class RewardEnsemble:
         for member in self.members:
             member.model.requires_grad_(False)
 
-    def _each(self, batch: Rows) -> Tensor:
-        return torch.stack([member.scores(batch) for member in self.members])
-
-    def scores(self, batch: Rows) -> Tensor:
-        """The members' mean score of each row: B."""
-        return self._each(batch).mean(0)
-
-    def deviations(self, batch: Rows) -> Tensor:
-        """The standard deviation of the members' scores of each row: B; 0 where there is one member."""
-        return self._each(batch).std(0, correction=0)
+    def each(self, batch: Rows) -> Tensor:
+        """Each member's score of each row: B x members."""
+        return torch.stack([member.scores(batch) for member in self.members], dim=1)
 
 
 def member_folder(folder: Path, number: int) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -19,10 +18,17 @@ from training.core import batches
 from training.core.chat import Chat
 from training.core.configs import PolicyConfig
 from training.core.models import RewardEnsemble, RewardModel
-from training.core.types import Completion, Prompt, Rows
+from training.core.types import Completion, Prompt
 
 Scores = list[float | None]
 RewardFunction = Callable[[Sequence[Prompt], Sequence[Completion]], Scores]
+
+
+class Opinion(NamedTuple):
+    """What the members of a reward model say of one completion."""
+
+    mean: float
+    deviation: float
 
 
 class RewardModelScore:
@@ -42,6 +48,7 @@ class RewardModelScore:
         self.microbatch_tokens = microbatch_tokens
         self.same_ids = model.chat.same_ids(policy_chat)
         self.shortened = 0
+        self.last: tuple[Sequence[Completion], list[Opinion | None]] | None = None
 
     def ids(self, prompt: Prompt, completion: Completion) -> tuple[list[int], list[int]] | None:
         """Prompt and completion as the reward model reads them; None when the completion leaves no room."""
@@ -61,23 +68,33 @@ class RewardModelScore:
         return kept, written
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
-        return self.each(prompts, completions, of=self.model.scores)
+        """The members' mean."""
+        return [None if row is None else row.mean for row in self.read(prompts, completions)]
+
+    def disagreement(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
+        """The standard deviation of the members' scores; 0 where there is one."""
+        return [None if row is None else row.deviation for row in self.read(prompts, completions)]
+
+    def read(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Opinion | None]:
+        """What the members say of each completion; kept, since a sum asks twice about the same ones."""
+        if self.last is None or self.last[0] is not completions:
+            self.last = (completions, self._read(prompts, completions))
+        return self.last[1]
 
     @torch.no_grad()
-    def each(
-        self, prompts: Sequence[Prompt], completions: Sequence[Completion], *, of: Callable[[Rows], Tensor]
-    ) -> Scores:
-        """What `of` says of each row as the reward model reads it: B rows -> B numbers."""
-        read = [self.ids(*row) for row in zip(prompts, completions, strict=True)]
-        known = [(place, *ids) for place, ids in enumerate(read) if ids is not None]
-        scores: Scores = [None] * len(read)
+    def _read(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Opinion | None]:
+        ids = [self.ids(*row) for row in zip(prompts, completions, strict=True)]
+        known = [(place, *both) for place, both in enumerate(ids) if both is not None]
+        found: list[Opinion | None] = [None] * len(ids)
         for group in batches.by_tokens([len(p) + len(c) for _place, p, c in known], self.microbatch_tokens):
             rows = batches.rows(
                 [known[row][1] for row in group], [known[row][2] for row in group], self.model.chat.pad_id
             )
-            for row, score in zip(group, of(rows).tolist(), strict=True):
-                scores[known[row][0]] = score if math.isfinite(score) else None
-        return scores
+            scores = self.model.each(rows)
+            said = zip(scores.mean(1).tolist(), scores.std(1, correction=0).tolist(), strict=True)
+            for row, opinion in zip(group, said, strict=True):
+                found[known[row][0]] = Opinion(*opinion) if math.isfinite(sum(opinion)) else None
+        return found
 
 
 def length(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
@@ -124,7 +141,7 @@ def configured(config: PolicyConfig, reward_model: RewardModelScore) -> Weighted
     }
     if config.reward_model_weight and isinstance(model := reward_model.model, RewardEnsemble):
         caution = config.caution * config.reward_model_weight * (len(model.members) > 1)
-        parts["disagreement"] = (-caution, partial(reward_model.each, of=model.deviations))
+        parts["disagreement"] = (-caution, reward_model.disagreement)
     return WeightedSum({name: part for name, part in parts.items() if part[0]})
 
 
