@@ -73,7 +73,10 @@ def candidates(data: dict[str, Any], prompt: str) -> tuple[dict[str, int], list[
         for place, item in enumerate(data["items"]):
             if not isinstance(item, dict) or not isinstance(body_of(item), str):
                 raise BadRow(_("'items' must be objects with 'id' and 'body'"))
-            names[str(item.get("id", place))] = place
+            name = str(item.get("id", place))
+            if name in names:
+                raise BadRow(_("'items': two have the id '%s'") % name[:80])
+            names[name] = place
         return names, [body_of(item) for item in data["items"]]
     for pair in PAIRS:
         if all(isinstance(data.get(name), str) for name in pair):
@@ -181,7 +184,7 @@ def buckets_of(value: object) -> list[list[Any]]:
     if not isinstance(value, dict):
         raise wrong_type("ranker", _("a list"), value)
     buckets = {name: ids for name, ids in value.items() if name != UNRANKED and isinstance(ids, list)}
-    if buckets and all(name.isdecimal() for name in buckets):
+    if buckets and all(name.isdecimal() and len(name) < 10 for name in buckets):
         return [buckets[name] for name in sorted(buckets, key=int)]
     if len(buckets) == 1:
         return [[name] for name in next(iter(buckets.values()))]

@@ -90,6 +90,14 @@ def test_label_studio_ratings_and_a_correction() -> None:
         ),
         (task(data={"prompt": "P", "items": [{"id": 1}]}), "'items' must be objects with 'id' and 'body'"),
         (
+            task(data={"prompt": "P", "items": [{"id": 1, "body": "X"}, {"id": "1", "body": "Y"}]}),
+            "'items': two have the id '1'",
+        ),
+        (
+            task(region("ranker", {"ranker": {"1": ["a"], "9" * 5000: ["b"]}}), data=ITEMS),
+            "'ranker': wanted one bucket, or buckets named 1, 2, ... by rank, found: 1, " + "9" * 197,
+        ),
+        (
             task(region("ranker", {"ranker": {"good": ["a"], "bad": ["b"]}}), data=ITEMS),
             "'ranker': wanted one bucket, or buckets named 1, 2, ... by rank, found: good, bad",
         ),

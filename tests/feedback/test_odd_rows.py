@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.django import TestCase
 
 from feedback.exchange.formats import Format
 from feedback.exchange.rows import Row
 from feedback.lines import BadRow
+from tests.factories import make_project
+from tests.feedback.importing import imported
 from tests.feedback.reading import refusal, rows_of, user
 from tests.feedback.rows_by_hand import RANKING, battle, completions, node, region, task
 
@@ -184,3 +187,23 @@ def test_a_row_with_one_odd_thing_in_it_gives_rows_or_reasons(data: st.DataObjec
     assume(isinstance(value, dict))
     rows = rows_of(json.dumps(value) + "\n", format=format)
     assert rows and all(isinstance(row, Row | BadRow) for row in rows)
+
+
+class TestOddRowsAreWritten(TestCase):
+    @settings(deadline=None, max_examples=60)
+    @given(st.data())
+    def test_whatever_can_be_read_can_be_written(self, data: st.DataObject) -> None:
+        format = data.draw(st.sampled_from(list(WHOLE)))
+        rows = [spoiled(WHOLE[format], data) for _row in range(data.draw(st.integers(1, 3)))]
+        assume(all(isinstance(row, dict) for row in rows))
+        kind = data.draw(st.sampled_from(["pairwise", "ranking", "rating"]))
+        put_up = data.draw(st.booleans())
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        done = imported(
+            make_project(kind=kind, candidates=3 if kind == "ranking" else 2),
+            text,
+            format=format,
+            skip_bad_rows=True,
+            options={"put_up": put_up},
+        )
+        assert done.state == "done" and done.counts["rows"] >= 1
