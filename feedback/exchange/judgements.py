@@ -53,11 +53,12 @@ def fits(data: dict[str, Any]) -> bool:
 
 
 def read(data: dict[str, Any], line: int) -> Row:
-    """Judgements taken back, replaced or overruled count for nothing; their prompts and completions stay."""
+    """Judgements taken back or replaced count for nothing; their prompts and completions stay."""
     texts = different((text_in(value, "text") for value in objects_in(data, "candidates")), "candidates")
     judged: tuple[Judged, ...] = ()
-    if yes_or_no(data, "in_force") and not data.get("withdrawn") and not data.get("overruled"):
-        judged = (judgement(data, texts),)
+    if yes_or_no(data, "in_force") and not data.get("withdrawn"):
+        said = judgement(data, texts)
+        judged = correction_alone(said) if data.get("overruled") else (said,)
     return Row(
         line,
         prompt_in(data, "messages"),
@@ -107,6 +108,14 @@ def judgement(data: dict[str, Any], texts: tuple[str, ...]) -> Judged:
         purpose=purpose,
         gold_answer=gold_answer(data, len(texts)) if purpose == "gold" else None,
     )
+
+
+def correction_alone(said: Judged) -> tuple[Judged, ...]:
+    """What stays of a judgement that was overruled: no word of the order, but what its annotator mended."""
+    if said.written is None or said.corrects is None:
+        return ()
+    plain = Judged("rating", (said.corrects,), written=said.written, corrects=said.corrects)
+    return (plain._replace(by=said.by, at=said.at, simulated=said.simulated, late=said.late),)
 
 
 def answer_of(data: dict[str, Any], kind: str, number: int) -> dict[str, Any]:

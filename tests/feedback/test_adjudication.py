@@ -415,3 +415,27 @@ def test_an_export_of_everything_comes_in_again_as_what_decides(
         assert found.state == "done", found.errors
         assert Preference.objects.filter(comparison__project=target).count() == preferences
         assert chosen(target) == [("right", 1.0)]
+
+
+def test_what_an_overruled_annotator_mended_comes_in_again(
+    project: Project, reviewer: User, admin: User
+) -> None:
+    pair = [make_completion(prompt=make_prompt(project=project), text="a")]
+    pair.append(make_completion(prompt=pair[0].prompt, text="b"))
+    comparison = put_up(pair[0].prompt, pair, overlap=2)
+    mended = make_completion(
+        prompt=pair[0].prompt, text="a, mended", source="corrected", corrected_from=pair[0]
+    )
+    make_preference(comparison=comparison, strength=-3, written=mended, corrects=pair[0])
+    decide(comparison, reviewer, 2)
+    text = b"".join(export(project, ExportFormat.JUDGEMENTS, Selection()))
+    target = make_project()
+    for _time in range(2):  # the same rows again add nothing
+        found = imports.receive(
+            target, [text], file_name="all.jsonl", format="", options={}, skip_bad_rows=False, actor=admin
+        )
+        imports.run_import(found)
+        found.refresh_from_db()
+        assert found.state == "done", found.errors
+        assert chosen(target) == chosen(project) == [("a, mended", 1.0), ("b", 2.0)]
+    assert len(told(target, ExportFormat.DEMONSTRATIONS)) == 1
