@@ -83,7 +83,9 @@ class Judgement(nn.Module):
             first = torch.zeros(1, device=batches.device())
         if self.config.margins == "none":
             return first
-        return torch.cat([first, first + self.log_steps.exp().cumsum(0)])
+        steps = self.log_steps.exp()
+        # not cumsum, which does not repeat to the bit on a GPU
+        return torch.stack([first[0] + steps[:grade].sum() for grade in range(GRADES)])
 
     def reliabilities(self) -> Tensor:
         """eta of each annotator, in the order of their numbers."""

@@ -25,6 +25,8 @@ KEEP_SHARE = 0.75
 """Finished rows leave when no more than this share of the batch is alive: leaving copies the cache."""
 BLOCK = 64
 """Tokens whose weights are summed before one is looked for: a cumulative sum costs more than a sum."""
+UNITS = 2.0**52
+"""Of a whole: a float32 keeps its digits, and the sum fits an integer."""
 READ_AT_ONCE = 16384 if batches.device().type == "cuda" else 1024
 """Tokens of prompts in one forward pass: what more of them leave behind fits no cache of a processor."""
 
@@ -32,30 +34,32 @@ READ_AT_ONCE = 16384 if batches.device().type == "cuda" else 1024
 def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """One token a row and its log-probability: B x V logits, B numbers in [0, 1) -> B and B.
 
-    The inverse of the cumulative distribution, first among blocks of tokens, then within one. Sums are in
-    float64 because vocabularies are large.
+    The inverse of the cumulative distribution, first among blocks of tokens, then within one.
     """
     weights = torch.softmax(logits, -1, dtype=torch.float32)
     blocks = F.pad(weights, (0, -weights.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
-    sums = blocks.sum(-1, dtype=torch.float64)
-    block, left = invert(sums, uniform.double() * sums.sum(-1))
+    block, left = invert(blocks.sum(-1, dtype=torch.float64), uniform.double())
     rows = torch.arange(len(logits), device=logits.device)
     place, _left = invert(blocks[rows, block], left)
     tokens = block * BLOCK + place
     return tokens, weights[rows, tokens].log()
 
 
-def invert(weights: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """The first place whose cumulative weight exceeds `wanted`, and what is left there: B x N, B -> B, B.
+def invert(weights: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """The place at this share of the cumulative weight, and the share within it: B x N, B -> B, B.
 
-    A place of weight 0 is never the first, whatever the rounding.
+    Weights are counted in whole units of 2^-52 of their sum: cumulative sums of integers are exact and in
+    order, and repeat to the bit on a GPU, where torch has none of fractions that do. A place of no unit is
+    never found.
     """
-    cumulative = weights.cumsum(-1, dtype=torch.float64)
-    below_all = torch.nextafter(cumulative[:, -1], torch.zeros_like(wanted))
-    wanted = wanted.clamp(min=0.0).minimum(below_all).unsqueeze(-1)
+    weights = weights.double()
+    units = (weights / weights.sum(-1, keepdim=True) * UNITS).long()
+    cumulative = units.cumsum(-1)
+    wanted = (share * cumulative[:, -1]).long().minimum(cumulative[:, -1] - 1).unsqueeze(-1)
     place = torch.searchsorted(cumulative, wanted, right=True)
-    before = cumulative.gather(-1, place) - weights.gather(-1, place)
-    return place.squeeze(-1), (wanted - before).squeeze(-1)
+    own = units.gather(-1, place)
+    into = wanted - (cumulative.gather(-1, place) - own)
+    return place.squeeze(-1), (into.double() / own.double()).squeeze(-1)
 
 
 @torch.inference_mode()
