@@ -8,7 +8,8 @@ The rules, all kept in the database:
 - A lease that ran out is taken back by whoever claims next; no sweeper is needed.
 - A person holds one lease, or while plenty is free a second one on what comes next.
 - Gold comparisons are no work to be done: they are mixed in at the project's rate while there is other work,
-  each person meets each of them once, and nothing that a person gets to see tells them apart.
+  each person meets each of them once, but none that they judged at work, and nothing that a person gets to
+  see tells them apart.
 
 Every verb is one transaction. On SQLite it is IMMEDIATE, so verbs run one after the other; elsewhere rows are
 locked in the order user, comparison, assignment. `now` is read after the lock is held: a clock read while
@@ -30,6 +31,7 @@ from django.db.models.functions import Coalesce
 from django.db.models.query import QuerySet
 from django.utils import timezone
 
+from feedback.gold_served import gold_for, gold_is_due
 from feedback.models import (
     Assignment,
     Comparison,
@@ -89,10 +91,15 @@ def closed_by(annotator: User | Given) -> Exists:
     return Exists(rows.filter(state__in=(JUDGED, SKIPPED)))
 
 
+def free_for(project: Project | Given, annotator: User | Given, now: datetime | Given) -> ComparisonQuerySet:
+    """What the annotator could be given, gold too."""
+    return with_free_slots(now).filter(~closed_by(annotator), project=project)
+
+
 def queue_for(project: Project | Given, annotator: User | Given, now: datetime | Given) -> ComparisonQuerySet:
     """What the annotator may claim, in order: a walk of the index `comparison_queue` to the first fit."""
-    rows = with_free_slots(now).filter(~closed_by(annotator), project=project)
-    return rows.exclude(purpose=Comparison.Purpose.GOLD).order_by("-priority", "shuffle")
+    rows = free_for(project, annotator, now).exclude(purpose=Comparison.Purpose.GOLD)
+    return rows.order_by("-priority", "shuffle")
 
 
 def next_one(*, skip_locked: bool) -> Prepared:
@@ -104,17 +111,6 @@ def next_one(*, skip_locked: bool) -> Prepared:
         return queue.select_for_update(skip_locked=skip_locked and locks_rows(), of=("self",))[:1]
 
     return Prepared(rows)
-
-
-def gold_for(project: Project, annotator: User, now: datetime) -> ComparisonQuerySet:
-    """The gold comparisons that this annotator has not met, in an order of their own."""
-    rows = with_free_slots(now).filter(~closed_by(annotator), project=project)
-    return rows.filter(purpose=Comparison.Purpose.GOLD).order_by("?")
-
-
-def gold_is_due(project: Project) -> bool:
-    """A coin that falls at the project's gold rate: nobody can tell when the next one comes."""
-    return secrets.randbelow(1_000_000) < round(project.gold_rate * 1_000_000)
 
 
 class Waiting(NamedTuple):
@@ -207,7 +203,7 @@ def take(
 ) -> Assignment | None:
     """A new lease, on gold when that is due, else on what comes next but `but`; the annotator is held."""
     if project.gold_rate and gold_is_due(project) and queue_for(project, annotator, now).exists():
-        rows = gold_for(project, annotator, now).exclude(pk=but).select_related("prompt")
+        rows = gold_for(free_for(project, annotator, now), annotator).exclude(pk=but).select_related("prompt")
         gold = rows.select_for_update(skip_locked=locks_rows(), of=("self",)).first()
         if gold is not None:
             gold.project = project

@@ -17,6 +17,7 @@ from tests.factories import (
     make_preference,
     make_project,
     make_prompt,
+    put_up,
 )
 
 pytestmark = pytest.mark.django_db
@@ -93,6 +94,33 @@ def test_withdrawn_gold_is_served_to_nobody(monkeypatch: pytest.MonkeyPatch) -> 
     gold.withdraw_gold(make_gold(project), actor=make_member(project=project))
     make_comparison(project=project)
     assert judge(project, make_member(project=project), 5) == ["training"]
+
+
+def test_nobody_is_tested_with_what_they_judged_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ana judged what became gold, Ben parts of it and more, Cleo nothing; Dan took his judgement back."""
+    monkeypatch.setattr("feedback.queue.gold_is_due", lambda project: True)
+    project = make_project(gold_rate=0.5, overlap=9)
+    ana, ben, cleo, dan = (make_member(project=project) for _number in range(4))
+    prompt = make_prompt(project=project)
+    one, two, three = (make_completion(prompt=prompt) for _number in range(3))
+    original = put_up(prompt, [one, two])
+    hers = make_preference(comparison=original, annotator=ana)
+    undone = make_preference(comparison=original, annotator=dan)
+    assert queue.undo(project, dan, assignment=undone.assignment) is not None
+    for others in ([one, three], [one], [one, two, three]):
+        kind = {1: "rating", 2: "pairwise", 3: "ranking"}[len(others)]
+        said = {"rating": {"ratings": [{"helpful": 3}]}, "ranking": {"ranking": [[1], [0, 2]]}}
+        make_preference(comparison=put_up(prompt, others, kind=kind), annotator=ben, **said.get(kind, {}))
+    made = gold.make_gold(hers, actor=make_member(project=project, role="engineer"))
+    twin = gold.make_gold(hers, actor=make_member(project=project, role="engineer"))
+    make_comparison(project=project)  # other work, without which there is no gold
+    met = {}
+    for person in (ana, ben, cleo, dan):
+        judge(project, person, 9)
+        rows = Preference.objects.filter(annotator=person, comparison__purpose="gold")
+        met[person] = set(rows.values_list("comparison", flat=True))
+    both = {made.pk, twin.pk}
+    assert met == {ana: set(), ben: both, cleo: both, dan: set()}
 
 
 # --- grades -----------------------------------------------------------------------------------------
