@@ -10,7 +10,7 @@ import uuid
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import Count
+from django.db.models import Count, Exists, OuterRef, QuerySet
 
 from feedback.asked import MOST_CANDIDATES
 from feedback.models import (
@@ -26,6 +26,7 @@ from feedback.models import (
     canonical_json,
     sha256_text,
 )
+from feedback.queue import closed_by
 from feedback.recording import Said, recorded
 
 
@@ -41,6 +42,13 @@ def adjudicable(project: Project) -> ComparisonQuerySet:
     found = Comparison.objects.filter(project=project, purpose=Comparison.Purpose.TRAINING)
     found = found.alias(texts=Count("candidates")).filter(texts__lte=MOST_CANDIDATES)
     return found.exclude(kind=ComparisonKind.DEMONSTRATION)
+
+
+def not_to_be_seen(project: Project, reviewer: User) -> QuerySet[Comparison, int]:
+    """Judged comparisons that this reviewer may yet be asked to judge: the others' answers stay hidden."""
+    judged = Assignment.objects.filter(comparison=OuterRef("pk"), state=Assignment.State.JUDGED)
+    still = Comparison.objects.open().filter(Exists(judged), ~closed_by(reviewer), project=project)
+    return still.values_list("pk", flat=True)
 
 
 def adjudications(comparison: Comparison) -> PreferenceQuerySet:
@@ -106,5 +114,8 @@ def append(comparison: Comparison, reviewer: User, since: int | None, columns: d
             action = "adjudication.withdrawn" if row.withdrawn else "comparison.adjudicated"
             AuditEntry.record(reviewer, action, comparison, judgement=row.pk, answer=row.answer())
     except IntegrityError as error:
+        now = adjudications(comparison).first()
+        if (now.pk if now else None) == since:
+            raise  # nobody else decided: a row that may not be
         raise Overtaken from error
     return row

@@ -42,7 +42,7 @@ def quality(request: Request, slug: str) -> HttpResponse:
     found = rows_of(project, simulated=simulated)
     measured = quality_of(project, found, simulated=simulated)
     names = dict(User.objects.filter(pk__in=measured.paces).values_list("pk", "username"))
-    undecided = [] if simulated else still_open(project, disagreements(found))
+    undecided = [] if simulated else still_open(project, request.user, disagreements(found))
     context = {
         "project": project,
         "place": "quality",
@@ -177,9 +177,11 @@ def decided_of(project: Project) -> PreferenceQuerySet:
     return Preference.objects.in_force().filter(comparison__project=project, adjudication=True)
 
 
-def still_open(project: Project, found: list[Disagreement]) -> list[Disagreement]:
-    decided = set(decided_of(project).values_list("comparison", flat=True))
-    return [row for row in found if row.comparison not in decided]
+def still_open(project: Project, reviewer: User, found: list[Disagreement]) -> list[Disagreement]:
+    """Those to decide by this reviewer."""
+    aside = {*decided_of(project).values_list("comparison", flat=True)}
+    aside.update(decisions.not_to_be_seen(project, reviewer))
+    return [row for row in found if row.comparison not in aside]
 
 
 @require_GET
@@ -189,7 +191,7 @@ def disagreement_list(request: Request, slug: str) -> HttpResponse:
     found = disagreements(rows_of(project, simulated=False))
     decided = list(decided_of(project).order_by("-pk").values_list("comparison", flat=True))
     spreads = {row.comparison: row.spread for row in found}
-    undecided = [row.comparison for row in found if row.comparison not in set(decided)]
+    undecided = [row.comparison for row in still_open(project, request.user, found)]
     show_decided = request.GET.get("show") == "decided"
     page = Paginator(decided if show_decided else undecided, PAGE_ROWS).get_page(request.GET.get("page"))
     context = {
@@ -259,7 +261,7 @@ def rating_words(ratings: list[dict[str, int]]) -> str:
 def adjudication(request: Request, slug: str, pk: int) -> HttpResponse:
     """One comparison with all that was said of it, and a reviewer's decision."""
     project = get_project(request.user, slug, Role.REVIEWER)
-    comparison = get_comparison(project, pk)
+    comparison = get_comparison(project, request.user, pk)
     if request.method == "GET":
         standing = decisions.in_force(comparison)
         filled = answer_of(standing, project.criteria) if standing else {}
@@ -281,7 +283,7 @@ def adjudication(request: Request, slug: str, pk: int) -> HttpResponse:
 @require_POST
 def adjudication_withdraw(request: Request, slug: str, pk: int) -> HttpResponse:
     project = get_project(request.user, slug, Role.REVIEWER)
-    comparison = get_comparison(project, pk)
+    comparison = get_comparison(project, request.user, pk)
     standing = decisions.in_force(comparison)
     try:
         if standing and decisions.withdraw(comparison, request.user, since=standing.pk):
@@ -291,9 +293,9 @@ def adjudication_withdraw(request: Request, slug: str, pk: int) -> HttpResponse:
     return redirect("adjudication", slug, pk)
 
 
-def get_comparison(project: Project, pk: int) -> Comparison:
-    rows = decisions.adjudicable(project).select_related("project", "prompt")
-    return get_object_or_404(rows, pk=pk)
+def get_comparison(project: Project, reviewer: User, pk: int) -> Comparison:
+    rows = decisions.adjudicable(project).exclude(pk__in=decisions.not_to_be_seen(project, reviewer))
+    return get_object_or_404(rows.select_related("project", "prompt"), pk=pk)
 
 
 def adjudication_page(

@@ -288,6 +288,32 @@ def test_only_reviewers_and_above_decide(
         assert sign_in(person).get(address(disputed)).status_code == 200
 
 
+def test_what_a_reviewer_may_yet_judge_shows_nobody_s_answer(
+    project: Project, reviewer: User, sign_in: SignIn
+) -> None:
+    """Open with two of three judgements: out of sight until this reviewer has judged it, or it is done."""
+    comparison = make_comparison(project=project, texts=("left", "right"), overlap=3)
+    for strength in (-3, 2):
+        make_preference(comparison=comparison, strength=strength)
+    pages, listed = sign_in(reviewer), reverse("disagreements", args=[project.slug])
+
+    def seen() -> tuple[bool, int]:
+        return address(comparison) in pages.get(listed).content.decode(), pages.get(
+            address(comparison)
+        ).status_code
+
+    assert seen() == (False, 404)
+    assignment = queue.claim(project, reviewer)
+    assert assignment is not None and assignment.comparison_id == comparison.pk
+    queue.submit(
+        assignment, reviewer, fencing_token=assignment.fencing_token, strength=1, acceptability="both",
+        key="own", body_hash="own",
+    )  # fmt: skip
+    assert seen() == (True, 200)
+    other = sign_in(make_member(project=project, role="reviewer"))
+    assert other.get(address(comparison)).status_code == 200, "it is done"
+
+
 def test_a_reviewer_decides_changes_and_takes_back(
     project: Project, disputed: Comparison, reviewer: User, sign_in: SignIn
 ) -> None:

@@ -394,7 +394,7 @@ def fill(project: Project, people: list[User], comparisons: int, *, kind: str) -
         for n in range(count)
     )
     made = Comparison.objects.bulk_create(
-        Comparison(project=project, prompt=prompt, kind=kind, overlap=3, shuffle=n)
+        Comparison(project=project, prompt=prompt, kind=kind, overlap=3, missing=0, shuffle=n)
         for n, prompt in enumerate(prompts)
     )
     Candidate.objects.bulk_create(
