@@ -36,8 +36,9 @@ PLANTED = "RLHF_APP_MUTANT"
 CORRECT = "correct"
 
 # --- what the trainer as it is must keep to: set on 2026-11-24, never to be loosened without a reason ---
-REGRET = {"running_mean": 0.04, "ppo": 0.08}
-"""Tighter than in `./run optimum`: one seed, about one and a half times what it comes to."""
+REGRET = {"running_mean": 0.09, "ppo": 0.08}
+"""Tighter than in `./run optimum`: one seed. A running mean is the noisiest: once sums were taken in another
+order (fused Adam) its five seeds came to 0.03 to 0.07, so the bar went up from 0.04 to stand above them."""
 STANDARD_ERRORS = 3.5
 """Between the sampled KL or objective, over a whole run, and the exact one."""
 TESTS = ("tensors", "losses", "gradients", "sampling", "ppo", "reinforce")
