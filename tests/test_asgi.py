@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import uvicorn
+from django.test import Client
 from django.urls import reverse
 
 from rlhf_app import asgi
 from rlhf_app.asgi import BodyLimit
+from tests.factories import make_user
 
 MIB = 1024 * 1024
 
@@ -77,13 +79,20 @@ def test_an_undeclared_stream_is_cut_at_the_limit() -> None:
     assert ask("/account/sign-in/", [MIB // 2] * 100) == (413, MIB)
 
 
-def test_only_an_import_by_somebody_with_a_session_may_be_large(settings: Any) -> None:
-    cookie = settings.SESSION_COOKIE_NAME.encode() + b"=abc"
+@pytest.mark.django_db(transaction=True)
+def test_only_an_import_by_somebody_signed_in_may_be_large(settings: Any, client: Client) -> None:
+    name = settings.SESSION_COOKIE_NAME
+    client.force_login(make_user())
+    cookie = f"theme=dark; {name}={client.cookies[name].value}".encode()
     upload = reverse("import_upload", args=["x"])
     assert ask(upload, [MIB] * 4, cookie=cookie) == (200, 4 * MIB)
     assert ask(upload, [MIB] * 5, cookie=cookie)[0] == 413
     assert ask(upload, [MIB] * 2)[0] == 413
     assert ask("/p/x/judge/", [MIB] * 2, cookie=cookie)[0] == 413
+    invented = [f"{name}=abc", f"{name}=", f"x{name}=1", f'{name}="; \xff']
+    assert {ask(upload, [MIB] * 2, cookie=one.encode("latin-1"))[0] for one in invented} == {413}
+    client.logout()
+    assert ask(upload, [MIB] * 2, cookie=cookie)[0] == 413
 
 
 def test_who_sent_too_much_and_no_more_is_answered_at_once() -> None:
