@@ -72,9 +72,12 @@ def make_project(slug: str, comparisons: int, *, overlap: int, judged: int = 0) 
             for text in (TEXT, TEXT[::-1])
         )
         rows = Comparison.objects.bulk_create(
-            Comparison(project=project, prompt=prompt, overlap=overlap, shuffle=(7919 * number) % 1_000_003)
+            Comparison(
+                project=project, prompt=prompt, overlap=overlap, missing=max(0, overlap - judged),
+                shuffle=(7919 * number) % 1_000_003,
+            )
             for number, prompt in zip(numbers, prompts, strict=True)
-        )
+        )  # fmt: skip
         Candidate.objects.bulk_create(
             Candidate(comparison=row, completion=completions[2 * place + position], position=position)
             for place, row in enumerate(rows)

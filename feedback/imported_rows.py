@@ -201,14 +201,21 @@ def write_comparisons(
     # A review of models that are not here can never be closed, which is what withdraws its comparisons.
     closed = {str(Comparison.Purpose.REVIEW): State.WITHDRAWN}
     overlaps = {str(Comparison.Purpose.GOLD): GOLD_OVERLAP}
+    overlap = {
+        key: overlaps.get(one.purpose, data_import.project.overlap) if open_ else 1
+        for key, one in new.items()
+    }
+    # A comparison of the recorded kind wants one judgement and comes with one: more of them change nothing.
+    comes_judged = set() if open_ else {one.key for one in wanted.values() if one.judged}
     made = insert(
         Comparison,
-        ("prompt_id", "shuffle", "import_key", "kind", "purpose", "gold_answer", "state", "overlap"),
+        ("prompt_id", "shuffle", "import_key", "kind", "purpose", "gold_answer", "state", "overlap",
+         "missing"),
         [
-            (known.prompts[one.prompt_hash], secrets.randbelow(2**31), one.key, one.kind, one.purpose,
+            (known.prompts[one.prompt_hash], secrets.randbelow(2**31), key, one.kind, one.purpose,
              one.gold_answer, State.OPEN if open_ else closed.get(one.purpose, State.DONE),
-             overlaps.get(one.purpose, data_import.project.overlap) if open_ else 1)
-            for one in new.values()
+             overlap[key], 0 if key in comes_judged else overlap[key])
+            for key, one in new.items()
         ],
         project_id=data_import.project_id,
     )  # fmt: skip

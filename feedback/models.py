@@ -193,9 +193,13 @@ class Comparison(models.Model):
     kind = models.CharField(_("kind"), max_length=13, choices=ComparisonKind, default=ComparisonKind.PAIRWISE)
     purpose = models.CharField(_("purpose"), max_length=8, choices=Purpose, default=Purpose.TRAINING)
     overlap = models.PositiveSmallIntegerField(_("judgements wanted"), default=1)
+    missing = models.PositiveSmallIntegerField(_("judgements missing"), editable=False)
+    """Overlap less judgements, never below 0; `queue.settle` keeps it. It has no default: whoever inserts
+    rows in bulk says it."""
     priority = models.SmallIntegerField(_("priority"), default=0)
     shuffle = models.PositiveIntegerField(editable=False)
-    """Drawn once: equal priorities are served in this random order, so that the queue is one index walk."""
+    """Drawn once: of equal priority and as many missing are served in this random order, so that the queue is
+    one index walk."""
     gold_answer = models.JSONField(_("gold answer"), null=True, blank=True)
     """Of a gold comparison, as `Preference.answer` gives it: {"strength": 2}, {"ranking": [[1], [0, 2]]}."""
     state = models.CharField(_("state"), max_length=9, choices=State, default=State.OPEN)
@@ -209,7 +213,9 @@ class Comparison(models.Model):
     class Meta:
         indexes = (
             models.Index(
-                fields=("project", "-priority", "shuffle"), condition=Q(state="open"), name="comparison_queue"
+                fields=("project", "-priority", "missing", "shuffle"),
+                condition=Q(state="open"),
+                name="comparison_queue",
             ),
             models.Index(fields=("project", "purpose", "state")),
         )
@@ -228,6 +234,8 @@ class Comparison(models.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         if self.shuffle is None:
             self.shuffle = secrets.randbelow(2**31)
+        if self.missing is None:
+            self.missing = self.overlap  # new, so nobody has judged it
         super().save(*args, **kwargs)
 
 

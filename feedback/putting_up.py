@@ -105,6 +105,7 @@ def create_comparisons(planned: Sequence[tuple[Comparison, Sequence[Completion]]
     """Create comparisons with their candidates in canonical order, in two queries a batch."""
     for comparison, _completions in planned:
         comparison.shuffle = secrets.randbelow(2**31)  # bulk_create calls no save()
+        comparison.missing = comparison.overlap
     Comparison.objects.bulk_create([comparison for comparison, _completions in planned], batch_size=BATCH)
     Candidate.objects.bulk_create(
         [

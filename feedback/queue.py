@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Case, Count, Exists, F, Min, OuterRef, Q, Subquery, Value, When
-from django.db.models.functions import Coalesce
+from django.db.models.functions import Coalesce, Greatest
 from django.db.models.query import QuerySet
 from django.utils import timezone
 
@@ -99,7 +99,7 @@ def free_for(project: Project | Given, annotator: User | Given, now: datetime | 
 def queue_for(project: Project | Given, annotator: User | Given, now: datetime | Given) -> ComparisonQuerySet:
     """What the annotator may claim, in order: a walk of the index `comparison_queue` to the first fit."""
     rows = free_for(project, annotator, now).exclude(purpose=Comparison.Purpose.GOLD)
-    return rows.order_by("-priority", "shuffle")
+    return rows.order_by("-priority", "missing", "shuffle")
 
 
 def next_one(*, skip_locked: bool) -> Prepared:
@@ -464,7 +464,7 @@ def close(assignment: Assignment, state: Assignment.State, now: datetime, *, ski
 
 
 def settle(comparison: Comparison) -> None:
-    """DONE when enough have judged, OPEN again after an undo; a withdrawn comparison stays withdrawn."""
+    """How many judgements are missing, and whether they are enough: after each one and each undo."""
     SETTLE.run(comparison=comparison.pk)
 
 
@@ -586,10 +586,13 @@ LOCKED = Prepared(
         .filter(pk=number("pk"), annotator=number("annotator"))
     )
 )
+JUDGEMENTS = assignments_that(Q(state=JUDGED))
 SETTLE = PreparedUpdate(
-    lambda: Comparison.objects.filter(pk=number("comparison")).exclude(state=Comparison.State.WITHDRAWN),
+    lambda: Comparison.objects.filter(pk=number("comparison")),
+    missing=Greatest(F("overlap") - JUDGEMENTS, Value(0)),
     state=Case(
-        When(overlap__lte=assignments_that(Q(state=JUDGED)), then=Value(Comparison.State.DONE)),
+        When(state=Comparison.State.WITHDRAWN, then=F("state")),  # for good
+        When(overlap__lte=JUDGEMENTS, then=Value(Comparison.State.DONE)),
         default=Value(Comparison.State.OPEN),
     ),
 )

@@ -146,9 +146,11 @@ def make_preference(
             **fields,
         },
     )
-    if comparison.assignments.filter(state=Assignment.State.JUDGED).count() >= comparison.overlap:
-        Comparison.objects.filter(pk=comparison.pk).update(state=Comparison.State.DONE)
+    judged = comparison.assignments.filter(state=Assignment.State.JUDGED).count()
+    comparison.missing = max(0, comparison.overlap - judged)
+    if comparison.missing == 0:
         comparison.state = Comparison.State.DONE
+    comparison.save(update_fields=["state", "missing"])
     return preference
 
 

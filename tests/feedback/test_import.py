@@ -81,6 +81,14 @@ def test_pairs_can_be_put_up_for_judging_instead(project: Project) -> None:
     assert not Preference.objects.exists() and not Assignment.objects.exists()
 
 
+@pytest.mark.parametrize(("options", "wanted"), [({}, (0, "done")), ({"put_up": True}, (1, "open"))])
+def test_what_is_new_misses_what_it_does_not_bring(
+    project: Project, options: dict[str, bool], wanted: tuple[int, str]
+) -> None:
+    imported(project, THREE, options=options)
+    assert list(Comparison.objects.values_list("missing", "state")) == [wanted] * 3
+
+
 def test_new_prompts_are_for_what_the_form_said(project: Project) -> None:
     done = imported(project, "One\nTwo\n", name="a.txt", options={"split": "held_out"})
     assert list(Prompt.objects.values_list("split", "source")) == [("held_out", f"import {done.pk}")] * 2
@@ -168,6 +176,7 @@ def test_people_whom_a_file_tells_apart_share_a_comparison(project: Project) -> 
     tasks_of["annotations"].append(task(4, "left"))  # type: ignore[attr-defined]
     later = imported(project, json.dumps([tasks_of]), name="c.json")
     assert later.counts == {"rows": 1, "preferences": 1}
+    assert list(Comparison.objects.values_list("missing", "state")) == [(0, "done")]
     # A changed mind elsewhere does not make two judgements of one person.
     tasks_of["annotations"] = [task(1, "right")]
     assert imported(project, json.dumps([tasks_of]), name="d.json").counts == {"rows": 1, "unchanged": 1}

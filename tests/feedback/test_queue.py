@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 
 import pytest
+from django.apps import apps
 from django.conf import settings
 from django.db import connection
 from django.db.models import QuerySet
@@ -12,7 +14,7 @@ from django.db.models import QuerySet
 from feedback import queue
 from feedback.models import Assignment, Candidate, Comparison, Guideline, Preference, Project, User
 from rlhf_app.prepared import Given
-from tests.factories import make_comparison, make_member, make_project, make_user
+from tests.factories import make_assignment, make_comparison, make_member, make_project, make_user
 
 pytestmark = pytest.mark.django_db
 NOW = datetime(2026, 3, 1, 9, tzinfo=UTC)
@@ -37,15 +39,52 @@ def judge(assignment: Assignment, annotator: User, *, key: str, strength: int = 
 # --- order ------------------------------------------------------------------------------------------
 
 
-def test_queue_serves_by_priority_then_shuffle_like_a_plain_sort(project: Project, ana: User) -> None:
-    for number in range(12):
-        make_comparison(project=project, priority=number % 3)
-    wanted = sorted(Comparison.objects.all(), key=lambda row: (-row.priority, row.shuffle))
+def test_queue_serves_by_priority_then_missing_then_shuffle_like_a_plain_sort(
+    project: Project, ana: User, ben: User
+) -> None:
+    left = {}
+    for number in range(24):
+        row = make_comparison(project=project, priority=number % 3, overlap=1 + number % 4)
+        left[row.pk] = row.overlap
+        if row.overlap > 2:
+            assignment = make_assignment(comparison=row, annotator=ben)
+            judge(assignment, ben, key=f"ben {row.pk}", now=assignment.created_at)
+            left[row.pk] -= 1
+    rows = Comparison.objects.all()
+    wanted = sorted(rows, key=lambda row: (-row.priority, left[row.pk], row.shuffle))
     served = []
     while (assignment := queue.claim(project, ana, now=NOW)) is not None:
         served.append(assignment.comparison)
         judge(assignment, ana, key=str(assignment.pk))
     assert served == wanted
+
+
+@pytest.mark.parametrize("shuffles", [(1, 9), (9, 1)])
+def test_what_misses_one_of_three_comes_before_what_is_fresh(
+    project: Project, ana: User, ben: User, shuffles: tuple[int, int]
+) -> None:
+    cleo, fresh = make_member(project=project), shuffles[1]
+    make_comparison(project=project, overlap=3, shuffle=shuffles[0])
+    for person in (ana, ben):
+        assignment = queue.claim(project, person, now=NOW)
+        assert assignment is not None and assignment.comparison.shuffle == shuffles[0]
+        judge(assignment, person, key=person.username)
+    make_comparison(project=project, overlap=3, shuffle=fresh)
+    served = []
+    while (assignment := queue.claim(project, cleo, now=NOW)) is not None:
+        served.append(assignment.comparison.shuffle)
+        judge(assignment, cleo, key=str(assignment.pk))
+    assert served == [shuffles[0], fresh]
+    # What was taken back is missing again: with one more judged, the other one comes first.
+    make_comparison(project=project, overlap=3, shuffle=5)
+    dan = make_member(project=project)
+    taken_back = queue.claim(project, dan, now=NOW)
+    assert taken_back is not None and taken_back.comparison.shuffle == fresh
+    judge(taken_back, dan, key="dan")
+    assert queue.undo(project, cleo, now=NOW) is not None
+    assert list(Comparison.objects.order_by("shuffle").values_list("shuffle", "missing")) == sorted(
+        [(shuffles[0], 0), (fresh, 2), (5, 3)]
+    )
 
 
 def test_claim_ignores_other_projects_done_and_withdrawn(project: Project, ana: User) -> None:
@@ -85,6 +124,18 @@ def test_submit_maps_sides_to_completions(
         liked = order[0] if shown < 0 else order[1]
         chosen = Candidate.objects.get(comparison=comparison, position=liked).completion
         assert preference.pairs()[0].chosen == chosen
+
+
+def test_the_migration_counts_what_is_missing(project: Project) -> None:
+    judged_of = [(1, 0), (1, 1), (3, 2), (2, 3)]
+    for overlap, judged in judged_of:
+        row = make_comparison(project=project, overlap=overlap)
+        for state in ["judged"] * judged + ["leased", "skipped", "expired"]:
+            make_assignment(comparison=row, state=state)
+    Comparison.objects.update(missing=77)
+    migration = import_module("feedback.migrations.0012_fewest_missing_first")
+    migration.count_missing(apps, None)
+    assert list(Comparison.objects.order_by("pk").values_list("missing", flat=True)) == [1, 0, 1, 0]
 
 
 # --- leases and overlap -----------------------------------------------------------------------------

@@ -249,7 +249,9 @@ class QueueMachine(RuleBasedStateMachine):
             live = rows.filter(state="leased", lease_expires_at__gt=self.now).count()
             judged = rows.filter(state="judged").count()
             assert live + judged <= self.overlaps[number] + self.late_allowance[number]
-            state = Comparison.objects.get(pk=comparison.pk).state
+            now = Comparison.objects.get(pk=comparison.pk)
+            state = now.state
+            assert now.missing == max(0, self.overlaps[number] - judged)
             standing = "done" if judged >= self.overlaps[number] else "open"
             assert state == ("withdrawn" if number in self.withdrawn else standing)
 
