@@ -16,7 +16,7 @@ GROUPS: list[tuple[Any, tuple[str, ...]]] = [
     (gettext_lazy("Reward per completion"), ("reward/mean", "reward/score", "reward/objective")),
     (gettext_lazy("KL to the reference, per completion"), ("kl/reference",)),
     (gettext_lazy("Accuracy"), ("held_out/accuracy", "train/accuracy")),
-    (gettext_lazy("Loss"), ("train/loss", "held_out/loss")),
+    (gettext_lazy("Loss"), ("held_out/loss", "train/loss")),
     (gettext_lazy("Margin between chosen and rejected"), ("train/margin",)),
     (gettext_lazy("Value head: explained variance"), ("value/explained_variance",)),
     (gettext_lazy("Completion length"), ("completion/length",)),
