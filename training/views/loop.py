@@ -112,7 +112,7 @@ def stations(
 
 
 def prompts_station(project: Project, facts: Facts) -> Station:
-    words = [_("%(count)s held out") % {"count": figure(facts.held_out)}] if facts.held_out else []
+    words = [_("%(count)s set aside") % {"count": figure(facts.held_out)}] if facts.held_out else []
     return Station(_("Prompts"), figure(facts.prompts), words, reverse("data", args=[project.slug]))
 
 
