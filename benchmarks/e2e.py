@@ -106,13 +106,12 @@ def the_control(installed: Installation) -> dict[str, Any]:
     coins = control_project("coins")
     run(coins, "sample", compare=True)
     installed.simulate(coins.slug, JUDGEMENTS, noise=0.0, seed=3, shuffled=True)
-    figures, flipped = {}, ""
-    figures["coins"], flipped = judged_by_coins(installed, coins)
+    figures = {"coins": learned_from(installed, coins)}
     turned = control_project("turned")
     file = installed.folder / "turned.jsonl"
-    file.write_text(flipped, encoding="utf-8")
+    file.write_text(turned_over(coins), encoding="utf-8")
     installed.manage("import_file", turned.slug, str(file))
-    figures["turned"], _flipped = judged_by_coins(installed, turned)
+    figures["turned"] = learned_from(installed, turned)
     return {**figures, "no_win": min(found["review"]["low"] for found in figures.values()) <= 0.5}
 
 
@@ -142,20 +141,24 @@ def run(project: Any, kind: str, **purpose: Any) -> Any:
     return done
 
 
-def judged_by_coins(installed: Installation, project: Any) -> tuple[dict[str, Any], str]:
-    """How the policy of a project's judgements does; and what it learned from, turned over, as JSONL."""
-    reward_run = run(project, "reward_model")
+def learned_from(installed: Installation, project: Any) -> dict[str, Any]:
+    """How the policy of a project's judgements does."""
+    run(project, "reward_model")
     policy_run = run(project, "ppo")
-    review = reviewed(installed, project.slug, policy_run.version, seed=4)
-    pairs = reward_run.inputs.get(name="snapshot").snapshot.path.read_text(encoding="utf-8").splitlines()
-    flipped = "".join(
-        json.dumps(
-            {"prompt": pair["prompt"], "chosen": said(pair["rejected"]), "rejected": said(pair["chosen"])}
-        )
-        + "\n"
-        for pair in map(json.loads, pairs)
+    return {"review": reviewed(installed, project.slug, policy_run.version, seed=4), **ends(policy_run)}
+
+
+def turned_over(project: Any) -> str:
+    """The pairs that a project's reward model learned from, the other way round, as JSONL."""
+    from training.models import RunInput
+
+    read = RunInput.objects.get(run__project=project, run__kind="reward_model", name="snapshot").snapshot
+    pairs = map(json.loads, read.path.read_text(encoding="utf-8").splitlines())
+    rows = (
+        {"prompt": pair["prompt"], "chosen": said(pair["rejected"]), "rejected": said(pair["chosen"])}
+        for pair in pairs
     )
-    return {"review": review, **ends(policy_run)}, flipped
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def said(text: str) -> list[dict[str, str]]:
