@@ -137,7 +137,6 @@ def page_of(assignment: Assignment, filled: dict[str, Any], view: View) -> dict[
         "turns": turns_of(assignment, view),
         "sides": sides_of(assignment, filled, view),
         "view": view,
-        **given_of(kind, filled),
         "dock": dock_of(kind, project.slug, places, filled),
         "written": filled.get("written", ""),
         "corrects": filled.get("corrects", ""),

@@ -22,7 +22,7 @@ from feedback.models import Candidate, Comparison, Preference, PreferenceQuerySe
 from feedback.quality import OfKind, Pace, Quality, Sway, quality_of
 from feedback.quality_disagreements import Disagreement, disagreements
 from feedback.quality_rows import LATEST, rows_of
-from feedback.views.judging_page import answer_in, answer_of, page_of, view_of
+from feedback.views.judging_page import answer_in, answer_of, given_of, page_of, view_of
 from feedback.views.quality_charts import Bar, number, seconds_bar, shade, share_bar, share_words
 from feedback.visible import Piece, pieces
 from rlhf_app.http import Request
@@ -314,6 +314,7 @@ def adjudication_page(
     standing = history[0] if history and not history[0].withdrawn else None
     context = {
         **page_of(shown, filled, view_of(request)),
+        **given_of(comparison.kind, filled),
         "project": project,
         "place": "quality",
         "comparison": comparison,
