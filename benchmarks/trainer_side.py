@@ -78,12 +78,11 @@ def product_rate(seconds: float = 0.4) -> float:
 
 def training_steps(job: Job, part: str) -> Iterator[float]:
     """Seconds of each optimiser step (reward) or update (the others), as the generator takes them."""
-    import importlib
-
+    from training.core.__main__ import generator
     from training.core.types import Metrics, Phase
 
     begin = 0.0
-    for event in importlib.import_module(f"training.core.{KINDS[part]}").train(job):
+    for event in generator(KINDS[part])(job):
         if isinstance(event, Phase) and event.phase == "training":
             pace(None)
         elif isinstance(event, Metrics):
@@ -156,9 +155,10 @@ def main() -> None:
     options = parser.parse_args()
 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as training/core/__main__.py does
-    import torch
+    from training.core.__main__ import generator, repeat_to_the_bit
 
-    from training.core.__main__ import repeat_to_the_bit
+    generator(KINDS.get(options.part, "sample"))  # as there: first, for it brings torch
+    import torch
 
     torch.set_num_threads(options.threads)
     repeat_to_the_bit()
