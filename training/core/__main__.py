@@ -184,8 +184,8 @@ def follow(run_dir: Path, stop: StopRequest) -> int:
 def generator(kind: str) -> Callable[[Job], Iterator[Any]]:
     """`train` of the kind's module, which brings torch and transformers.
 
-    Importing makes objects by the hundred thousand and next to no garbage: looking for it meanwhile, again and
-    again, took 0.6 s of 3.6. What is imported is there for good, and is not looked through later, either.
+    Importing makes objects by the hundred thousand and next to no garbage: looking for it meanwhile, again
+    and again, took 0.6 s of 3.6. What is imported is there for good, and is not looked through later, either.
     """
     gc.disable()
     train = importlib.import_module(MODULES[kind]).train
