@@ -126,10 +126,9 @@ def one_query(
         )
     batch, heads, _one, width = query.shape
     shared = query.reshape(batch, key.shape[1], -1, width)  # heads that use the same keys stand together
-    scores = torch.matmul(key, shared.transpose(-1, -2)).transpose(-1, -2)  # the faster of the two orders
-    scores = scores * (width**-0.5 if scaling is None else scaling)
+    scores = torch.matmul(shared * (width**-0.5 if scaling is None else scaling), key.transpose(-1, -2))
     if attention_mask is not None:
-        scores = scores + attention_mask
+        scores += attention_mask
     weights = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)
     return torch.matmul(weights, value).reshape(batch, 1, heads, value.shape[-1]), None
 

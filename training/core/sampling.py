@@ -37,8 +37,10 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     The inverse of the cumulative distribution, first among blocks of tokens, then within one.
     """
     weights = torch.softmax(logits, -1, dtype=torch.float32)
-    blocks = F.pad(weights, (0, -weights.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
-    block, left = invert(blocks.sum(-1, dtype=torch.float64), uniform.double())
+    missing = -weights.shape[-1] % BLOCK
+    whole = F.pad(weights, (0, missing)) if missing else weights  # which would be copied
+    blocks = whole.unflatten(-1, (-1, BLOCK))
+    block, left = invert(blocks.sum(-1), uniform.double())
     rows = torch.arange(len(logits), device=logits.device)
     place, _left = invert(blocks[rows, block], left)
     tokens = block * BLOCK + place
