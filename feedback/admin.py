@@ -8,12 +8,15 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import UserAdmin
+from django.contrib.auth.forms import UserChangeForm
+from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import Model
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from feedback.models import (
@@ -73,8 +76,21 @@ def plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else value
 
 
+class PersonForm(UserChangeForm):  # type: ignore[type-arg]
+    """An account as staff change it."""
+
+    def clean_is_active(self) -> bool:
+        """A project keeps somebody who can let others in."""
+        active: bool = self.cleaned_data["is_active"]
+        if self.instance.is_active and not active and (alone := self.instance.administered_alone()):
+            words = gettext("No other admin is left in: %(projects)s. Make somebody else one there first.")
+            raise ValidationError(words % {"projects": ", ".join(map(str, alone))})
+        return active
+
+
 @admin.register(User)
 class PersonAdmin(Audited, UserAdmin):  # type: ignore[type-arg]
+    form = PersonForm
     list_display = ("username", "is_active", "is_staff", "simulated", "last_login")
     list_filter = ("is_active", "is_staff", "is_superuser", "simulated")
     fieldsets = (

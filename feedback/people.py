@@ -37,6 +37,13 @@ class User(AbstractUser):
         projects = Project.objects.filter(archived_at=None)
         return projects if self.is_superuser else projects.filter(memberships__user=self)
 
+    def administered_alone(self) -> models.QuerySet[Project]:
+        """Projects in which no other admin can sign in."""
+        admins = Membership.objects.filter(role=Role.ADMIN)
+        others = admins.filter(user__is_active=True).exclude(user=self).values("project")
+        alone = admins.filter(user=self).exclude(project__in=others).values("project")
+        return Project.objects.filter(archived_at=None, pk__in=alone)
+
 
 class OneTimeToken(models.Model):
     """A secret shown once in a link; only its hash is kept."""

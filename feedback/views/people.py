@@ -119,6 +119,9 @@ def member_remove(request: Request, slug: str, pk: int) -> HttpResponse:
 
 
 def is_last_admin(project: Project, pk: int) -> bool:
-    """Locks the admins' rows: of two admins who remove each other at once, the second waits, then sees."""
-    admins = project.memberships.select_for_update().filter(role=Role.ADMIN).values_list("pk", flat=True)
-    return list(admins) == [pk]
+    """Whether no other admin can sign in.
+
+    Locks the admins' rows: of two admins who remove each other at once, the second waits, then sees.
+    """
+    admins = project.memberships.select_for_update().filter(role=Role.ADMIN, user__is_active=True)
+    return list(admins.values_list("pk", flat=True)) == [pk]

@@ -107,6 +107,23 @@ def test_a_password_that_staff_set_stands_there_without_the_password(sign_in: Si
     assert AuditEntry.objects.get(action="admin.change").actor == boss
 
 
+def test_the_last_admin_of_a_project_stays_active(sign_in: SignIn, project: Project) -> None:
+    first = make_member(project=project, role=Role.ADMIN)
+    second = make_member(project=project, role=Role.ADMIN)
+    browser = sign_in(make_superuser())
+
+    def deactivate(person: User) -> str:
+        url = reverse("admin:feedback_user_change", args=[person.pk])
+        return browser.post(url, {"username": person.username}, follow=True).content.decode()
+
+    assert "No other admin" not in deactivate(first)
+    assert f"No other admin is left in: {project.name}." in deactivate(second)
+    active = User.objects.filter(memberships__project=project, is_active=True)
+    assert list(active) == [second]
+    Project.objects.filter(pk=project.pk).update(archived_at="2026-11-24T10:00:00Z")
+    assert "No other admin" not in deactivate(second), "an archived one needs nobody"
+
+
 def test_nobody_is_deleted_there(sign_in: SignIn) -> None:
     """Neither one by one nor ticked in the list: the last admin of a project would go along."""
     member = make_member(role=Role.ADMIN)

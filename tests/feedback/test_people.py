@@ -94,6 +94,18 @@ def test_the_last_admin_stays(project: Project, admin: User, sign_in: SignIn) ->
     assert client.get(reverse("people", args=[project.slug])).status_code == 404
 
 
+def test_an_admin_who_cannot_sign_in_is_no_other_admin(
+    project: Project, admin: User, sign_in: SignIn
+) -> None:
+    gone = make_member(project=project, role=Role.ADMIN)
+    User.objects.filter(pk=gone.pk).update(is_active=False)
+    client, mine = sign_in(admin), Membership.objects.get(user=admin)
+    answer = client.post(reverse("member_remove", args=[project.slug, mine.pk]), follow=True)
+    assert b"keeps at least one admin" in answer.content
+    client.post(reverse("member_remove", args=[project.slug, Membership.objects.get(user=gone).pk]))
+    assert list(project.memberships.filter(role=Role.ADMIN)) == [mine]
+
+
 def test_a_removed_member_is_out_and_their_judgements_stay(
     project: Project, admin: User, annotator: User, sign_in: SignIn
 ) -> None:
@@ -150,7 +162,7 @@ SETTINGS = {
 
 def test_only_superusers_make_projects(admin: User, sign_in: SignIn) -> None:
     url = reverse("project_create")
-    form = {"name": "Second", "slug": "second", "question": "Which?", "overlap": 2}
+    form = {"name": "Second", "slug": "second", "kind": "pairwise", "question": "Which?", "overlap": 2}
     assert sign_in(admin).post(url, form).status_code == 404
     maker = make_superuser()
     answer = sign_in(maker).post(url, form)
@@ -172,7 +184,7 @@ def test_only_superusers_make_projects(admin: User, sign_in: SignIn) -> None:
 )
 def test_bad_values_are_named(field: str, value: Any, reason: str, sign_in: SignIn) -> None:
     make_project(slug="taken")
-    form = {"name": "N", "slug": "n", "question": "Which?", "overlap": 1, field: value}
+    form = {"name": "N", "slug": "n", "kind": "pairwise", "question": "Which?", "overlap": 1, field: value}
     page = sign_in(make_superuser()).post(reverse("project_create"), form).content.decode()
     assert reason.lower() in page.lower()
     assert Project.objects.count() == 1
