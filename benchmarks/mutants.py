@@ -41,7 +41,7 @@ REGRET = {"running_mean": 0.09, "ppo": 0.08}
 order (fused Adam) its five seeds came to 0.03 to 0.07, so the bar went up from 0.04 to stand above them."""
 STANDARD_ERRORS = 3.5
 """Between the sampled KL or objective, over a whole run, and the exact one."""
-TESTS = ("tensors", "losses", "gradients", "sampling", "ppo", "reinforce")
+TESTS = ("tensors", "losses", "gradients", "sampling", "rollout", "ppo", "reinforce")
 # --------------------------------------------------------------------------------------------------------
 
 Change = Callable[..., Any]

@@ -12,7 +12,7 @@ import torch
 from torch.autograd.profiler import profile
 
 from tests.core import tiny
-from tests.core.test_ppo import job
+from tests.core.teams import job
 from training.core import batches, configs, models, tensors, trpo
 
 VOCABULARY, WIDTH, ROWS = 150_000, 8, 512

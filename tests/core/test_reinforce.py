@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.core import drive, tiny
-from tests.core.test_ppo import Remembering, job, make_team, prompts
+from tests.core.teams import Remembering, job, make_team, prompts
 from training.core import configs, reinforce, rollout, state, tensors
 from training.core.types import Completion, Prompt, Rollout
 

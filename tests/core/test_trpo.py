@@ -11,7 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.core import drive, tiny
-from tests.core.test_ppo import collect, job, make_team
+from tests.core.teams import collect, job, make_team
 from training.core import configs, models, state, tensors, trpo
 from training.core.types import Job
 

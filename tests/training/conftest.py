@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +17,7 @@ from urllib.parse import quote
 import pytest
 from django.conf import settings
 from django.db import connection
+from django.utils import timezone
 
 from feedback.models import Project
 from tests import factories
@@ -70,6 +73,46 @@ def wait_until(true: Callable[[], Any], seconds: float = 20.0) -> None:
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(0.02)
+
+
+MakeRun = Callable[..., Run]
+
+
+def chain(seed: int, steps: int) -> str:
+    """The fake trainer's model, computed here."""
+    state = str(seed)
+    for step in range(1, steps + 1):
+        state = hashlib.sha256(f"{state}:{step}".encode()).hexdigest()
+    return state
+
+
+def once_started(run: Run, action: Callable[[], Any]) -> Callable[[], bool]:
+    """A `should_stop` that acts once, when the trainer works, and never stops the supervisor."""
+    calls: list[int] = []
+
+    def should_stop() -> bool:
+        if not calls and starts(run):
+            calls.append(1)
+            action()
+        return False
+
+    return should_stop
+
+
+def after(run: Run) -> Run:
+    run.refresh_from_db()
+    return run
+
+
+def hold(run: Run, *, seconds: float) -> None:
+    """As if another worker held the run, for this long from now."""
+    Run.objects.filter(pk=run.pk).update(
+        state="running",
+        fencing_token=5,
+        fruitless_starts=1,
+        worker="elsewhere:1",
+        lease_expires_at=timezone.now() + timedelta(seconds=seconds),
+    )
 
 
 # --- workers as processes of their own --------------------------------------------------------------
