@@ -103,6 +103,17 @@ class ModelVersion(models.Model):
         return f"rm-{self.number}" if self.kind == self.Kind.REWARD else f"v{self.number}"
 
     @property
+    def role_in_words(self) -> str:
+        """What its kind is for."""
+        return str(
+            {
+                self.Kind.BASE: _("a model to start from"),
+                self.Kind.POLICY: _("learned from a reward model or from demonstrations"),
+                self.Kind.REWARD: _("scores completions as people would judge them"),
+            }[self.Kind(self.kind)]
+        )
+
+    @property
     def path(self) -> Path:
         return settings.ARTIFACT_ROOT / "models" / self.content_hash
 
@@ -137,6 +148,8 @@ class Run(models.Model):
     """When a message about this queued run was last sent."""
     lease_expires_at = models.DateTimeField(null=True, blank=True)
     heartbeat_at = models.DateTimeField(null=True, blank=True)
+    threads = models.PositiveSmallIntegerField(_("threads"), null=True, blank=True)
+    """Those of its trainer, as its first start wrote them into spec.json; null before, and in old runs."""
     worker = models.CharField(_("worker"), max_length=120, blank=True)
     pid = models.PositiveIntegerField(null=True, blank=True)
     event_offset = models.PositiveBigIntegerField(default=0)

@@ -175,8 +175,10 @@ def _start(run: Run) -> Trainer | None:
                 words = _("%(name)s: the file of %(source)s is missing or changed")
                 raise protocol.ProtocolError(words % {"name": read.name, "source": source})
             inputs[read.name] = (source.path, read.sha256)
-        trainer_process.prepare(run.directory, kind=run.kind, config=run.config, seed=run.seed, inputs=inputs)
-        _beat(run)
+        spec = trainer_process.prepare(
+            run.directory, kind=run.kind, config=run.config, seed=run.seed, inputs=inputs
+        )
+        _beat(run, threads=spec.get("threads"))
         trainer = Trainer(run.directory, lock)
     finally:
         os.close(lock)

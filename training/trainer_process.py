@@ -180,11 +180,12 @@ def _kill_holder(descriptor: int) -> bool:
 
 def prepare(
     run_dir: Path, *, kind: str, config: dict[str, Any], seed: int, inputs: dict[str, tuple[Path, str]]
-) -> None:
+) -> dict[str, Any]:
     """Write inputs/ and spec.json, and mend what a dead trainer left half done. Safe to repeat.
 
-    `inputs` maps a name to a verified file or folder and its sha256. A spec that is there already and says
-    something else raises ProtocolError: a run never changes what decides its result.
+    Returns the spec. `inputs` maps a name to a verified file or folder and its sha256. A spec that is there
+    already and says something else raises ProtocolError: a run never changes what decides its result. Its
+    threads are those of the worker that started it first: another worker goes on with as many.
     """
     (run_dir / "inputs").mkdir(parents=True, exist_ok=True)
     (run_dir / "checkpoints").mkdir(exist_ok=True)
@@ -198,9 +199,11 @@ def prepare(
         if [spec["kind"], spec["config"], spec["seed"], spec["inputs"]] != [kind, config, seed, described]:
             raise protocol.ProtocolError("spec.json differs from the run's row")
     else:
-        protocol.write_spec(run_dir, kind=kind, config=config, seed=seed, inputs=described)
+        threads = settings.TRAINER_THREADS
+        protocol.write_spec(run_dir, kind=kind, config=config, seed=seed, inputs=described, threads=threads)
     protocol.cut_half_line(run_dir)
     (run_dir / "outcome.json").unlink(missing_ok=True)
+    return protocol.read_spec(run_dir)
 
 
 def _link(source: Path, target: Path) -> None:

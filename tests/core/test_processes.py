@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -100,6 +102,37 @@ if os.environ["RANK"] == "1":
     ppo.minibatch = full
 sys.exit(trainer.main(sys.argv[1:]))
 """
+
+
+def loads(process: psutil.Process) -> bool:
+    """Whether it brings torch in: it listens to signals by then, and has not met the others yet."""
+    return any("libtorch" in mapped.path for mapped in process.memory_maps())
+
+
+@pytest.mark.processes
+def test_a_stop_while_they_load_ends_them_all(gpt2: Path, reward_model: Path, tmp_path: Path) -> None:
+    """The first leaves when it has met the others: they would wait for it until somebody kills them."""
+    asked = tiny.write_rows(tmp_path / "prompts.jsonl", tiny.prompts())
+    inputs = {"policy": gpt2, "reference": gpt2, "reward_model": reward_model, "prompts": asked}
+    two = tiny.run_dir(tmp_path / "two", "ppo", {"steps": 500, "max_new_tokens": 8}, inputs)
+    launched = subprocess.Popen(
+        [*LAUNCHER, "2", "-m", "training.core", str(two)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while [loads(rank) for rank in psutil.Process(launched.pid).children()] != [True, True]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        asked_at = time.monotonic()
+        launched.terminate()
+        launched.wait(60)
+        assert time.monotonic() - asked_at < 20, "not by the launcher's kill after 30 s"
+    finally:
+        launched.kill()
+        launched.wait()
+    assert protocol.read_outcome(two) == {"status": "cancelled"}
+    assert drive.events(two, "metrics") == []
 
 
 @pytest.mark.processes

@@ -2,51 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import signal
-from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
-from django.utils import timezone
 
 from feedback.models import AuditEntry, User
-from tests.training.conftest import alive, starts
-from training import registry, supervisor, trainer_process
+from tests.training.conftest import MakeRun, after, alive, chain, hold, once_started, starts
+from training import supervisor, trainer_process
 from training.core import protocol
 from training.models import ModelVersion, Run, RunLog, RunMetric, RunSample
 
 pytestmark = pytest.mark.django_db
-MakeRun = Callable[..., Run]
-
-
-def chain(seed: int, steps: int) -> str:
-    """The fake trainer's model, computed here."""
-    state = str(seed)
-    for step in range(1, steps + 1):
-        state = hashlib.sha256(f"{state}:{step}".encode()).hexdigest()
-    return state
-
-
-def once_started(run: Run, action: Callable[[], Any]) -> Callable[[], bool]:
-    """A `should_stop` that acts once, when the trainer works, and never stops the supervisor."""
-    calls: list[int] = []
-
-    def should_stop() -> bool:
-        if not calls and starts(run):
-            calls.append(1)
-            action()
-        return False
-
-    return should_stop
-
-
-def after(run: Run) -> Run:
-    run.refresh_from_db()
-    return run
 
 
 def test_a_normal_run_is_recorded_and_registered(make_fake_run: MakeRun) -> None:
@@ -80,6 +48,27 @@ def test_the_spec_says_all_that_decides_the_result(make_fake_run: MakeRun) -> No
         assert spec["inputs"][read.name]["sha256"] == read.sha256
         found = protocol.folder_hash(path) if path.is_dir() else protocol.sha256_file(path)
         assert found == read.sha256
+
+
+def test_the_first_start_decides_the_threads(make_fake_run: MakeRun, settings: Any) -> None:
+    settings.TRAINER_THREADS = 3
+    run = make_fake_run(steps=300, seconds=0.02)
+    supervisor.supervise(run.pk, should_stop=lambda: RunMetric.objects.filter(run=run).exists())
+    assert after(run).state == "queued" and run.threads == 3
+    settings.TRAINER_THREADS = 1  # another worker goes on with it
+    supervisor.supervise(run.pk, should_stop=lambda: len(starts(run)) == 2)
+    assert protocol.read_spec(run.directory)["threads"] == after(run).threads == 3
+
+
+def test_a_spec_from_before_threads_were_recorded_goes_on(make_fake_run: MakeRun) -> None:
+    run = make_fake_run(steps=300, seconds=0.02)
+    supervisor.supervise(run.pk, should_stop=lambda: RunMetric.objects.filter(run=run).exists())
+    spec = protocol.read_spec(run.directory)
+    del spec["threads"]
+    protocol.write_json(run.directory / "spec.json", spec)
+    supervisor.supervise(run.pk, should_stop=lambda: len(starts(run)) == 2)
+    assert after(run).state == "queued" and run.threads is None
+    assert protocol.read_spec(run.directory) == spec
 
 
 def test_the_trainer_learns_no_secret(make_fake_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,136 +232,6 @@ def test_a_cancel_survives_the_death_of_the_worker(make_fake_run: MakeRun, engin
     assert after(run).state == "cancelled" and run.outcome == {"status": "cancelled"} and run.finished_at
 
 
-# --- leases -----------------------------------------------------------------------------------------
-
-
-def hold(run: Run, *, seconds: float) -> None:
-    """As if another worker held the run, for this long from now."""
-    Run.objects.filter(pk=run.pk).update(
-        state="running",
-        fencing_token=5,
-        fruitless_starts=1,
-        worker="elsewhere:1",
-        lease_expires_at=timezone.now() + timedelta(seconds=seconds),
-    )
-
-
-def test_a_second_delivery_leaves_a_held_run_alone(make_fake_run: MakeRun) -> None:
-    run = make_fake_run()
-    hold(run, seconds=30)
-    supervisor.supervise(run.pk)
-    assert after(run).worker == "elsewhere:1" and starts(run) == []
-
-
-@pytest.mark.parametrize("state", ["done", "failed", "cancelled"])
-def test_a_late_delivery_leaves_an_ended_run_alone(make_fake_run: MakeRun, state: str) -> None:
-    run = make_fake_run()
-    Run.objects.filter(pk=run.pk).update(state=state)
-    supervisor.supervise(run.pk)
-    assert after(run).state == state and starts(run) == []
-
-
-def test_a_message_about_no_run_at_all_is_harmless() -> None:
-    supervisor.supervise(987_654)
-
-
-def test_a_supervisor_without_lease_kills_its_trainer_and_writes_nothing(
-    make_fake_run: MakeRun,
-) -> None:
-    run = make_fake_run(steps=2000, seconds=0.02)
-    supervisor.supervise(run.pk, should_stop=once_started(run, lambda: hold(run, seconds=30)))
-    assert not alive(starts(run)[0]["pid"])
-    run = after(run)
-    assert (run.state, run.fencing_token, run.worker) == ("running", 5, "elsewhere:1")
-
-
-def test_a_lease_lost_while_the_trainer_finished_registers_nothing(
-    make_fake_run: MakeRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = make_fake_run(steps=1)
-    store = registry.store
-
-    def slow_store(folder: Any) -> str:
-        hold(run, seconds=30)
-        return store(folder)
-
-    monkeypatch.setattr(registry, "store", slow_store)
-    supervisor.supervise(run.pk)
-    assert after(run).state == "running" and not ModelVersion.objects.filter(run=run).exists()
-    Run.objects.filter(pk=run.pk).update(lease_expires_at=timezone.now() - timedelta(seconds=1))
-    monkeypatch.setattr(registry, "store", store)
-    supervisor.sweep()
-    supervisor.supervise(run.pk)
-    assert after(run).state == "done" and ModelVersion.objects.filter(run=run).count() == 1
-    assert len(starts(run)) == 1
-
-
-def test_death_between_output_and_registration_registers_once(
-    make_fake_run: MakeRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The supervisor dies at each point of the registration in turn; the next one finishes it, once."""
-    for place, name in enumerate(("store", "register_output", "last_metrics")):
-        run = make_fake_run(steps=1)
-        kept = getattr(registry, name)
-
-        def die(*_args: object, **_facts: object) -> None:
-            raise SystemExit(137)
-
-        monkeypatch.setattr(registry, name, die)
-        with pytest.raises(SystemExit):
-            supervisor.supervise(run.pk)
-        monkeypatch.setattr(registry, name, kept)
-        assert after(run).state == "queued"
-        supervisor.supervise(run.pk)
-        assert after(run).state == "done"
-        assert len(starts(run)) == 1, "the finished trainer must not run again"
-        assert ModelVersion.objects.filter(run__isnull=False).count() == place + 1
-
-
-def test_words_that_nobody_heard_are_read_before_the_end(
-    make_fake_run: MakeRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The supervisor dies while its trainer goes on to the end: the last metrics are not lost."""
-    run = make_fake_run(steps=3)
-
-    def deaf(run: Run) -> bool:
-        raise SystemExit(137)
-
-    monkeypatch.setattr(supervisor, "_tail", deaf)
-    monkeypatch.setattr(trainer_process.Trainer, "kill", lambda trainer: trainer.wait(30))
-    with pytest.raises(SystemExit):
-        supervisor.supervise(run.pk)
-    monkeypatch.undo()
-    assert not run.metrics.exists()
-    supervisor.supervise(run.pk)
-    assert after(run).state == "done" and len(starts(run)) == 1
-    assert run.metrics.order_by("step").last().step == 3
-
-
-def test_a_stale_trainer_is_ended_before_the_next_one_starts(
-    make_fake_run: MakeRun, artifact_root: Any
-) -> None:
-    """Its supervisor was stopped (SIGSTOP): it works on in the run directory without a right to it."""
-    run = make_fake_run(steps=3)
-    stale_dir = run.directory
-    stale_dir.mkdir(parents=True)
-    (stale_dir / "checkpoints").mkdir()
-    endless = {"fake": {"steps": 9999, "seconds": 0.02}}
-    protocol.write_spec(stale_dir, kind="ppo", config=endless, seed=7, inputs={})
-    lock = trainer_process.take_lock(stale_dir)
-    stale = trainer_process.Trainer(stale_dir, lock)
-    trainer_process.os.close(lock)
-    try:
-        assert stale.exit_code() is None
-        (stale_dir / "spec.json").unlink()
-        supervisor.supervise(run.pk)
-        assert stale.exit_code() == -signal.SIGKILL
-    finally:
-        stale.kill()
-    assert after(run).state == "done"
-    assert (ModelVersion.objects.get(run=run).path / "model.safetensors").read_text() == chain(7, 3)
-
-
 # --- hand-back --------------------------------------------------------------------------------------
 
 
@@ -415,51 +274,6 @@ def test_a_trainer_stopped_by_hand_goes_on(make_fake_run: MakeRun, doorbell: lis
     assert after(run).state == "queued"
 
 
-# --- the sweep --------------------------------------------------------------------------------------
-
-
-def test_the_sweep_takes_back_a_run_whose_lease_ran_out(make_fake_run: MakeRun, doorbell: list[Any]) -> None:
-    run, held = make_fake_run(), make_fake_run()
-    hold(run, seconds=-1)
-    hold(held, seconds=30)
-    supervisor.sweep()
-    run = after(run)
-    assert (run.state, run.fencing_token, run.lease_expires_at) == ("queued", 6, None)
-    assert after(held).state == "running"
-    assert doorbell == [("training.tasks.supervise_run", (run.pk,))]
-    assert "elsewhere:1" in RunLog.objects.get(run=run).message
-
-
-def test_the_sweep_finds_a_run_that_never_had_a_heartbeat(make_fake_run: MakeRun) -> None:
-    run = make_fake_run()
-    Run.objects.filter(pk=run.pk).update(state="running", lease_expires_at=None)
-    supervisor.sweep()
-    assert after(run).state == "queued"
-
-
-def test_the_sweep_rings_a_lost_message_again_but_not_at_once(
-    make_fake_run: MakeRun, doorbell: list[Any]
-) -> None:
-    run = make_fake_run()
-    supervisor.sweep()
-    supervisor.sweep()
-    assert doorbell == [("training.tasks.supervise_run", (run.pk,))]
-    Run.objects.filter(pk=run.pk).update(rung_at=timezone.now() - timedelta(seconds=11))
-    supervisor.sweep()
-    assert len(doorbell) == 2
-
-
-def test_while_a_run_is_running_others_are_rung_less_often(
-    make_fake_run: MakeRun, doorbell: list[Any]
-) -> None:
-    hold(make_fake_run(), seconds=30)
-    waiting = make_fake_run()
-    for seconds, rings in ((11, 0), (61, 1)):
-        Run.objects.filter(pk=waiting.pk).update(rung_at=timezone.now() - timedelta(seconds=seconds))
-        supervisor.sweep()
-        assert len(doorbell) == rings
-
-
 # --- events -----------------------------------------------------------------------------------------
 
 
@@ -489,23 +303,3 @@ def test_two_reports_of_one_step_are_one_row(make_fake_run: MakeRun) -> None:
         supervisor._tail(run)
     assert RunMetric.objects.get(run=run).values == {"loss": 2.0, "held_out/loss": 1.0, "reward/mean": 0.5}
     assert (after(run).step, run.total_steps, run.seconds_left) == (4, 9, 2.5)
-
-
-def test_the_lock_of_a_dead_trainer_falls(tmp_path: Any, fake_trainer: None) -> None:
-    lock = trainer_process.take_lock(tmp_path)
-    with pytest.raises(trainer_process.Occupied):
-        trainer_process.take_lock(tmp_path, seconds=0.1)
-    trainer_process.os.close(lock)
-    trainer_process.os.close(trainer_process.take_lock(tmp_path, seconds=0.1))
-
-
-def test_lease_times_are_the_databases(make_fake_run: MakeRun) -> None:
-    run = make_fake_run()
-    claimed = supervisor._claim(run.pk)
-    assert claimed is not None and claimed.lease_expires_at is not None
-    with connection.cursor() as cursor:
-        now = "strftime('%s', 'now')" if connection.vendor == "sqlite" else "extract(epoch from now())"
-        cursor.execute(f"SELECT {now}")
-        seconds = float(cursor.fetchone()[0])
-    assert abs(claimed.lease_expires_at.timestamp() - seconds - 30) < 2
-    assert supervisor._claim(run.pk) is None

@@ -85,13 +85,17 @@ class StopRequest:
         return self.processes.any(self.seen) if self.processes else self.seen
 
     def safe_point(self) -> None:
-        """Several processes stop at step boundaries only: elsewhere one would wait for another for ever."""
+        """Several processes stop where they meet only: elsewhere one would wait for another for ever.
+
+        So it is before they have met, too: one that leaves while it loads is waited for.
+        """
         from training.core.types import Stopped
 
-        if self.seen and (self.processes is None or self.processes.count == 1):
+        if self.seen and os.environ.get("WORLD_SIZE", "1") == "1":
             raise Stopped
 
-    def after_checkpoint(self) -> None:
+    def meeting_point(self) -> None:
+        """Where all processes are: once they know one another, and after each checkpoint."""
         from training.core.types import Stopped
 
         if self.stopping():
@@ -139,8 +143,9 @@ def run(run_dir: Path, events: protocol.Events, stop: StopRequest) -> None:
     from training.core.tensorboard import EventFiles
     from training.core.types import Job
 
-    repeat_to_the_bit()
+    repeat_to_the_bit(spec.get("threads"))
     stop.processes = processes = join_processes()
+    stop.meeting_point()
     protocol.remove_half_written(run_dir)
     saved, notes = checkpoint.read_newest(run_dir)
     for note in notes:
@@ -169,8 +174,10 @@ def follow(run_dir: Path, stop: StopRequest) -> int:
 
     config = configs.parse(spec["kind"], spec["config"])
     inputs = read_inputs(run_dir, spec, config.inputs)
-    repeat_to_the_bit()
+    repeat_to_the_bit(spec.get("threads"))
     stop.processes = processes = join_processes()
+    if stop.stopping():
+        return 0
     processes.gather([True])
     saved, _notes = checkpoint.read_newest(run_dir)
     with tempfile.TemporaryDirectory() as aside:
@@ -194,8 +201,10 @@ def generator(kind: str) -> Callable[[Job], Iterator[Any]]:
     return cast("Callable[[Job], Iterator[Any]]", train)
 
 
-def repeat_to_the_bit() -> None:
+def repeat_to_the_bit(threads: int | None = None) -> None:
     """Operations that give the same result each time, or an error where there is none.
+
+    `threads`: as many as the spec records, whatever this machine's default: sums are split among them.
 
     Torch would also fill all memory it makes with NaN, so that a read before the first write shows: some
     thousand passes over memory a step, 5 % of an SFT step. It is a debugging aid, and changes no result of
@@ -203,6 +212,8 @@ def repeat_to_the_bit() -> None:
     """
     import torch
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property of the module
 
@@ -217,7 +228,7 @@ def write_events(
         match type(event).__name__:
             case "Checkpoint":
                 checkpoint.write(run_dir, event.saved)
-                stop.after_checkpoint()
+                stop.meeting_point()
             case "Metrics":
                 times = [*times, (event.step, time.monotonic())][-SECONDS_WINDOW:]
                 events.write(

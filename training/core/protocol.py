@@ -1,7 +1,10 @@
 """The run directory: the whole conversation between supervisor and trainer. No torch, no Django.
 
     RUN_DIR/
-      spec.json        {"version": 1, "kind", "config", "seed", "inputs": {name: {"path", "sha256"}}}
+      spec.json        {"version": 1, "kind", "config", "seed", "threads"?: int,
+                        "inputs": {name: {"path", "sha256"}}}
+                       threads: with how many the trainer computes on a CPU; they split sums, which decides
+                       last bits. Without it, as in older specs: as many as the environment says
       inputs/          links or copies: policy/, reference/, reward_model/ (folders), *.jsonl
       events.jsonl     append-only, one object a line, each with "type" and "time" (seconds since the epoch)
       checkpoints/     step-000040/ complete or absent; manifest.json (sha256 of each file) is written last
@@ -205,10 +208,16 @@ def read_events(run_dir: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
 
 
 def write_spec(
-    run_dir: Path, *, kind: str, config: dict[str, Any], seed: int, inputs: dict[str, dict[str, str]]
+    run_dir: Path,
+    *,
+    kind: str,
+    config: dict[str, Any],
+    seed: int,
+    inputs: dict[str, dict[str, str]],
+    threads: int | None = None,
 ) -> None:
     spec = {"version": VERSION, "kind": kind, "config": config, "seed": seed, "inputs": inputs}
-    write_json(run_dir / "spec.json", spec)
+    write_json(run_dir / "spec.json", spec if threads is None else {**spec, "threads": threads})
 
 
 def read_spec(run_dir: Path) -> dict[str, Any]:
