@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from training.core.chat import Chat
 from training.core.types import Failure
 
 transformers_logging.disable_progress_bar()
+LOADING = logging.getLogger("transformers.modeling_utils")
+"""Where transformers reports weights that a folder lacks, or holds in vain."""
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -48,21 +51,57 @@ def load_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
 
-def load(kind: Any, folder: Path, *, halved: bool = False, **extra: Any) -> Any:
-    """The model of `folder` in float32, dropout off; `halved`: its matrices in bfloat16, see `halve`."""
+def load(kind: Any, folder: Path, *, halved: bool = False, new_head: bool = False, **extra: Any) -> Any:
+    """The model of `folder` in float32, dropout off; `halved`: its matrices in bfloat16, see `halve`.
+
+    `new_head`: a language model is read as a classifier, and that it has no score head is as it should be.
+    """
     refuse_unsafe(folder)
-    model = kind.from_pretrained(
-        str(folder),
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        dtype=torch.float32,
-        **extra,
-    )
+    held = HeldReport()
+    LOADING.addFilter(held)
+    try:
+        model, found = kind.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **extra,
+        )
+        if new_head and only_the_head_differs(found):
+            held.records.clear()
+    finally:
+        LOADING.removeFilter(held)
+        for record in held.records:
+            LOADING.handle(record)
     fuse_gelu(model)
     if halved:
         halve(model)
     return model.to(device()).eval()
+
+
+class HeldReport(logging.Filter):
+    """Holds back the load report until it is known whether it says anything unexpected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "LOAD REPORT" not in record.getMessage():
+            return True
+        self.records.append(record)
+        return False
+
+
+def only_the_head_differs(found: dict[str, Any]) -> bool:
+    """Whether a classifier lacks its score head alone, and left nothing but the language model's head."""
+    return (
+        found["missing_keys"] == {"score.weight"}
+        and found["unexpected_keys"] <= {"lm_head.weight"}
+        and not found["mismatched_keys"]
+    )
 
 
 def fuse_gelu(model: nn.Module) -> None:

@@ -204,7 +204,13 @@ class RewardModel:
         self.chat = Chat(load_tokenizer(folder))
         self.mixed = dtype == "bfloat16"
         halved = self.mixed and not learns
-        self.model = load(AutoModelForSequenceClassification, folder, halved=halved, num_labels=1)
+        self.model = load(
+            AutoModelForSequenceClassification,
+            folder,
+            halved=halved,
+            new_head=fresh_head_seed is not None,
+            num_labels=1,
+        )
         self.device = self.model.device
         self.trunk = torch.compile(self.model.base_model, dynamic=True) if compiled else self.model.base_model
         self.head: nn.Linear = self.model.score

@@ -13,13 +13,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from training.core import batches, data, held_out, judgement, lora, losses, models, score_scale, state
+from training.core import batches, data, held_out, lora, losses, models, score_scale
 from training.core.configs import RewardModelConfig
+from training.core.members import Member, member_seed
 from training.core.types import Checkpoint, Event, Failure, Job, Metrics, Note, Pair, Phase, Saved
 
 NON_FINITE_LIMIT = 3
@@ -35,6 +36,8 @@ def train(job: Job) -> Iterator[Event]:
         )
         for seed in seeds
     ]
+    if job.saved is None:
+        yield Note("log", new_heads(seeds))
     limit = min(config.max_length, ensemble[0].context)
     pairs, unseen, counts = data.pairs(job.inputs["snapshot"], ensemble[0].chat, limit)
     yield from counts.notes(limit)
@@ -100,92 +103,14 @@ def train(job: Job) -> Iterator[Event]:
         member.model.save(models.member_folder(job.output, member.number))
 
 
-# --- one member -------------------------------------------------------------------------------------
+def new_heads(seeds: Sequence[int]) -> str:
+    """What the run's log says of score heads that no file holds yet."""
+    if len(seeds) == 1:
+        return f"The score head is new, drawn from seed {seeds[0]}."
+    return f"The score heads are new, drawn from seeds {', '.join(map(str, seeds[:-1]))} and {seeds[-1]}."
 
 
-def member_seed(seed: int, number: int) -> int:
-    """The run's seed for the first member, so that it is the model that a run without others makes."""
-    return seed if number == 1 else state.generator(seed, 5, number).initial_seed()
-
-
-class Best(NamedTuple):
-    """The weights with the least held-out loss so far."""
-
-    loss: float
-    step: int
-    tensors: dict[str, Tensor]
-
-    def facts(self) -> dict[str, Any]:
-        return {"best_loss": self.loss if self.tensors else None, "best_step": self.step}
-
-
-class Member:
-    """One model, how its judges judge, its optimiser, and the order in which it sees the pairs."""
-
-    def __init__(
-        self,
-        config: RewardModelConfig,
-        number: int,
-        seed: int,
-        model: models.RewardModel,
-        pairs: Sequence[Pair],
-        unseen: Sequence[Pair],
-    ) -> None:
-        self.config, self.number, self.model = config, number, model
-        if config.lora_rank:  # of the trunk: the head is new, and always trained
-            lora.add(model.model.base_model, config.lora_rank, seed=seed)
-        self.judgement = judgement.Judgement(config, pairs, unseen)
-        self.learned = nn.ModuleDict({"model": self.model.model, "judgement": self.judgement})
-        groups: list[dict[str, Any]] = [
-            {"params": self.model.model.parameters(), "weight_decay": config.weight_decay},
-            {"params": self.judgement.parameters(), "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-        self.tokens = [self.model.pair_tokens(pair) for pair in pairs]
-        self.plan = [
-            batch
-            for epoch in range(config.epochs)
-            for batch in data.pair_batches(self.tokens, config.batch_pairs, seed=seed, epoch=epoch)
-        ]
-        self.difference = torch.zeros(len(unseen))
-        self.held_out_loss = math.inf
-        self.best = Best(math.inf, 0, {})
-
-    def step(self, share: float) -> None:
-        for group, rate in zip(
-            self.optimizer.param_groups, (self.config.learning_rate, judgement.RATE), strict=True
-        ):
-            group["lr"] = rate * share
-        self.optimizer.step()
-
-    def keep_if_best(self, step: int) -> None:
-        if self.held_out_loss < self.best.loss:
-            self.best = Best(self.held_out_loss, step, state.named_weights(self.learned, ""))
-
-    def return_to_best(self) -> Iterator[Note]:
-        if self.best.tensors:
-            state.restore_weights(self.learned, self.best.tensors, "")
-            told = f"whose held-out loss of {self.best.loss:.4f} is the least."
-            yield Note("log", f"Kept the weights of step {self.best.step}, {told}")
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint holds of it."""
-        name = f"member-{self.number}."
-        held = state.named_weights(self.learned, name + "weights.")
-        held |= state.optimizer_tensors(self.optimizer, name + "optimizer.")
-        return held | {f"{name}best.{weight}": tensor for weight, tensor in self.best.tensors.items()}
-
-    def restore(self, saved: Saved) -> None:
-        name = f"member-{self.number}."
-        state.restore_weights(self.learned, saved.tensors, name + "weights.")
-        state.restore_optimizer(self.optimizer, saved.tensors, name + "optimizer.")
-        best = state.part(saved.tensors, name + "best.", batches.device())
-        facts = saved.facts[f"member-{self.number}"]
-        self.best = Best(
-            math.inf if facts["best_loss"] is None else facts["best_loss"],
-            facts["best_step"],
-            {weight.removeprefix(name + "best."): tensor for weight, tensor in best.items()},
-        )
+# --- one step ---------------------------------------------------------------------------------------
 
 
 def gradient(job: Job, member: Member, step: int, pairs: Sequence[Pair]) -> dict[str, float]:

@@ -1,0 +1,103 @@
+"""Model folders: what is never loaded, and what is said of weights that are missing or too many."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.core import drive, tiny
+from training.core import folders, models
+from training.core.types import Failure
+
+# --- what is never loaded ---------------------------------------------------------------------------
+
+
+def test_pickled_weights_are_refused_without_being_opened(gpt2: Path, tmp_path: Path) -> None:
+    made = shutil.copytree(gpt2, tmp_path / "m")
+    (made / "model.safetensors").unlink()
+    (made / "pytorch_model.bin").write_bytes(b"cposix\nsystem\n(S'touch pwned'\ntR.")
+    with pytest.raises(Failure, match=r"pytorch_model\.bin, a pickle"):
+        models.Policy(made)
+    shutil.copy(gpt2 / "model.safetensors", made)
+    with pytest.raises(Failure, match="a pickle"):  # also beside safetensors
+        models.Policy(made)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_checkpoint_is_refused(gpt2: Path, tmp_path: Path, name: str) -> None:
+    made = shutil.copytree(gpt2, tmp_path / "m")
+    held = json.loads((made / name).read_text())
+    (made / name).write_text(json.dumps({**held, "auto_map": {"AutoModelForCausalLM": "evil.Model"}}))
+    (made / "evil.py").write_text("raise SystemExit('pwned')")
+    with pytest.raises(Failure, match="auto_map"):
+        folders.refuse_unsafe(made)
+
+
+# --- what is said of the weights --------------------------------------------------------------------
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What transformers says while it loads."""
+    heard: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addHandler(listener)
+    yield heard
+    logger.removeHandler(listener)
+
+
+def changed(folder: Path, target: Path, *, without: str = "", more: str = "") -> Path:
+    """A copy of a model folder that lacks a weight, or holds one too many."""
+    copy = shutil.copytree(folder, target)
+    weights = load_file(copy / "model.safetensors")
+    if without:
+        del weights[without]
+    if more:
+        weights[more] = torch.zeros(3)
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_nothing_frightens_when_only_the_score_head_is_new(
+    request: pytest.FixtureRequest, said: list[str], name: str
+) -> None:
+    """GPT-2 shares its own head with the embeddings, this llama's is left over."""
+    models.RewardModel(request.getfixturevalue(name), fresh_head_seed=3)
+    assert said == []
+
+
+def test_a_head_that_should_be_there_is_reported(gpt2: Path, said: list[str]) -> None:
+    models.RewardModel(gpt2)
+    assert len(said) == 1 and "LOAD REPORT" in said[0] and "score.weight" in said[0]
+
+
+def test_whatever_else_is_missing_or_too_many_is_reported(
+    gpt2: Path, tmp_path: Path, said: list[str]
+) -> None:
+    lacking = changed(gpt2, tmp_path / "lacking", without="transformer.h.1.mlp.c_fc.weight")
+    models.RewardModel(lacking, fresh_head_seed=3)
+    assert len(said) == 1 and "h.1.mlp.c_fc.weight" in said[0]
+    models.Policy(lacking)
+    assert len(said) == 2 and "h.1.mlp.c_fc.weight" in said[1]
+    models.RewardModel(changed(gpt2, tmp_path / "full", more="transformer.other"), fresh_head_seed=3)
+    assert len(said) == 3 and "transformer.other" in said[2]
+
+
+def test_a_reward_model_s_log_says_where_its_head_came_from(gpt2: Path, tmp_path: Path) -> None:
+    rows = tiny.write_rows(tmp_path / "rows.jsonl", tiny.preferences())
+    for members, words in ((1, "The score head is new, drawn from seed 5."), (2, "drawn from seeds 5 and ")):
+        settings = {"epochs": 1, "batch_pairs": 16, "members": members}
+        inputs = {"policy": gpt2, "snapshot": rows}
+        made = tiny.run_dir(tmp_path / str(members), "reward_model", settings, inputs, seed=5)
+        assert drive.run(made) == {"status": "done"}
+        assert words in drive.events(made, "log")[0]["message"]
