@@ -72,6 +72,8 @@ class Facts:
     reward_model_used: bool = False
     candidate: Named | None = None
     """The newest policy, when it came after the last promotion and nobody promoted it yet."""
+    rolled_back: Named | None = None
+    """The version that the last promotion, a roll-back, withdrew."""
     review: ReviewFacts | None = None
     active_run: Named | None = None
     failed_run: Named | None = None
@@ -233,11 +235,38 @@ def _of_them_simulated(facts: Facts) -> str:
 def _judge(facts: Facts) -> Action | None:
     if not facts.open or (not facts.promoted_compared and facts.promoted and facts.reward_model):
         return None
-    wanted = max(1, min(ENOUGH - facts.fresh, facts.open))
-    reason = _("%(wanted)d more judgements, then a reward model can learn from them.") % {"wanted": wanted}
     train = Action("train_anyway", _("Train now anyway"), "", "run_launch", {"kind": "reward_model"})
     other = train if facts.fresh and facts.decided >= MINIMUM_PAIRS else None
-    return Action("judge", _("Judge"), _kept(facts) + reason, "judge", role=Role.ANNOTATOR, other=other)
+    reason = _kept(facts) + _why_judge(facts)
+    return Action("judge", _("Judge"), reason, "judge", role=Role.ANNOTATOR, other=other)
+
+
+def _why_judge(facts: Facts) -> str:
+    """How many judgements are still wanted; beside a reward model, what it has learned from is not new."""
+    missing = max(1, ENOUGH - facts.fresh)
+    if facts.reward_model is None:
+        wanted = min(missing, facts.open)
+        words = ngettext(
+            "%(n)d more judgement, then a reward model can learn from them.",
+            "%(n)d more judgements, then a reward model can learn from them.",
+            wanted,
+        )
+        return words % {"n": wanted}
+    words = _("Of %(all)d judgements %(fresh)d are new since %(reward_model)s.")
+    there = words % {
+        "all": facts.judgements,
+        "fresh": facts.fresh,
+        "reward_model": facts.reward_model.name,
+    }
+    if facts.open < missing:
+        words = ngettext("%(n)d comparison is still open.", "%(n)d comparisons are still open.", facts.open)
+        return f"{there} {words % {'n': facts.open}}"
+    words = ngettext(
+        "%(n)d more judgement makes another reward model worth its time.",
+        "%(n)d more judgements make another reward model worth its time.",
+        missing,
+    )
+    return f"{there} {words % {'n': missing}}"
 
 
 def _write(facts: Facts) -> Action:
@@ -263,7 +292,10 @@ def _compare(candidate: Named, promoted: Named) -> Action:
 
 
 def _kept(facts: Facts) -> str:
-    """What became of a candidate that its review did not find better."""
+    """What became of a version that was rolled back, or of a candidate that is not found better."""
+    if facts.rolled_back and facts.promoted and facts.candidate is None:
+        names = {"withdrawn": facts.rolled_back.name, "promoted": facts.promoted.name}
+        return _("%(withdrawn)s was rolled back, %(promoted)s stands again.") % names + " "
     if facts.candidate is None or facts.promoted is None or facts.review is None:
         return ""
     names = {"candidate": facts.candidate.name, "promoted": facts.promoted.name}
@@ -283,7 +315,11 @@ def gather(project: Project) -> Facts:
     policies = versions.exclude(kind=ModelVersion.Kind.REWARD).order_by("-number")
     newest = policies.filter(state=ModelVersion.State.READY).first()
     reward = versions.filter(kind=ModelVersion.Kind.REWARD).order_by("-number").first()
-    pointer = PromotedVersion.objects.filter(project=project).select_related("version", "promotion").first()
+    pointer = (
+        PromotedVersion.objects.filter(project=project)
+        .select_related("version", "promotion__previous")
+        .first()
+    )
     promoted = pointer.version if pointer else None
     candidate = None
     if pointer:
@@ -313,6 +349,7 @@ def gather(project: Project) -> Facts:
         .exclude(run__kind="sample")
         .exists(),
         candidate=_named(candidate),
+        rolled_back=_named(pointer.promotion.previous) if pointer and pointer.promotion.roll_back else None,
         review=review,
         active_run=Named(active.pk, active.title, active.kind) if active else None,
         failed_run=Named(last.pk, last.title, last.kind) if last and last.state == Run.State.FAILED else None,
@@ -334,10 +371,14 @@ def frozen_at(reward_model: ModelVersion | None) -> datetime | None:
 
 
 def count_judgements(project: Project, *, since: datetime | None) -> dict[str, int]:
-    """Judgements in force on training comparisons, by who gave them; `fresh` are those after `since`."""
+    """Judgements on training comparisons that train, by who gave them; `fresh` are those after `since`.
+
+    A reviewer's decision is one of them, and what it overrules is none, but for a correction: see `pairs()`.
+    """
     found = Preference.objects.filter(
         comparison__project=project, comparison__purpose=Comparison.Purpose.TRAINING
-    ).current()
+    ).deciding()
+    found = found.exclude(overruled=True, corrects=None)  # type: ignore[misc]  # deciding() brings it
     after = Q(created_at__gt=since) if since else Q()
     counted = found.aggregate(
         n_people=Count("pk", filter=Q(simulated=False, imported=False)),

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from feedback.models import Comparison, Prompt
 from tests import factories
+from training import registry
 from training.loop import Facts, Named, ReviewFacts, gather, next_action
 from training.models import ModelVersion, PromotedVersion, Promotion, Review
 
@@ -72,6 +73,21 @@ def test_judging_says_how_many_more() -> None:
     action = next_action(Facts(**{**ASKED, "people": 60, "fresh": 60, "decided": 60}))
     assert "40 more judgements" in action.reason
     assert action.other is not None and action.other.key == "train_anyway"
+
+
+ROLLED_BACK = {**LEARNED, "promoted": V0, "rolled_back": V1, "open": 11, "people": 228, "decided": 228}
+
+
+def test_after_a_roll_back_it_tells_what_stands_and_what_is_new() -> None:
+    """A reward model has learned from all 228; that 11 comparisons are open does not make 11 enough."""
+    action = next_action(Facts(**ROLLED_BACK))
+    assert action.key == "judge" and "more judgement" not in action.reason
+    assert action.reason == (
+        "v1 was rolled back, v0 stands again. Of 228 judgements 0 are new since rm-1."
+        " 11 comparisons are still open."
+    )
+    action = next_action(Facts(**{**ROLLED_BACK, "open": 150, "fresh": 60, "decided": 60}))
+    assert "Of 228 judgements 60 are new since rm-1. 40 more judgements make another" in action.reason
 
 
 def test_a_failed_run_is_told_and_one_click_away() -> None:
@@ -140,6 +156,17 @@ def test_it_gathers_facts(project: Any) -> None:
     factories.make_model_version(project=project, kind="policy", number=1)
     facts = gather(project)
     assert facts.candidate is not None and facts.candidate.name == "v1"
+
+
+def test_a_roll_back_is_gathered(project: Any, admin: Any) -> None:
+    base = factories.make_model_version(project=project, kind="base", number=0)
+    policy = factories.make_model_version(project=project, kind="policy", number=1)
+    registry.promote(base, actor=admin, reason="first", expected=None)
+    registry.promote(policy, actor=admin, reason="better", expected=base)
+    assert gather(project).rolled_back is None
+    registry.roll_back(project, actor=admin, reason="it was not")
+    facts = gather(project)
+    assert facts.rolled_back == Named(policy.pk, "v1") and facts.promoted == Named(base.pk, "v0")
 
 
 def test_judgements_after_the_frozen_data_are_fresh(project: Any) -> None:
