@@ -110,27 +110,38 @@ def said_in_words(repository: str, revision: str) -> Iterator[None]:
     except ImportError as error:
         words = _("Downloading needs the packages of the trainer: run this on a machine with a worker.")
         raise Refused(words) from error
-    facts: dict[str, Any] = {"repository": repository, "revision": revision, "hub": constants.ENDPOINT}
+    told = (errors.HFValidationError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError)
     try:
         yield
-    except errors.HFValidationError as error:
-        words = _("“%(repository)s” is no model of a hub: wanted owner/name.")
-        raise Refused(words % facts) from error
-    except errors.GatedRepoError as error:
-        words = _("%(repository)s has terms to accept: do so on its page on %(hub)s, and set HF_TOKEN.")
-        raise Refused(words % facts) from error
-    except errors.RevisionNotFoundError as error:
-        words = _("%(repository)s has no revision “%(revision)s”: give a branch, a tag or a commit of it.")
-        raise Refused(words % facts) from error
-    except errors.RepositoryNotFoundError as error:
-        words = _("%(hub)s has no model %(repository)s, or it is private: check the name, or set HF_TOKEN.")
-        raise Refused(words % facts) from error
-    except errors.HfHubHTTPError as error:
-        words = _("%(hub)s answered %(status)s: try again later.")
-        raise Refused(words % {**facts, "status": error.response.status_code}) from error
-    except (HTTPError, errors.LocalEntryNotFoundError, ConnectionError) as error:
-        words = _(
-            "%(hub)s cannot be reached (%(what)s). Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or"
-            " download the model elsewhere and register its folder."
-        )
-        raise Refused(words % {**facts, "what": type(error).__name__}) from error
+    except (*told, HTTPError, ConnectionError) as error:
+        facts = {
+            "repository": repository,
+            "revision": revision,
+            "hub": constants.ENDPOINT,
+            "status": error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None,
+            "what": type(error).__name__,
+        }
+        raise Refused(in_words(error) % facts) from error
+
+
+def in_words(error: Exception) -> str:
+    """What happened and how to mend it. The order counts: a gated repository is also one not found."""
+    from huggingface_hub import errors
+
+    match error:
+        case errors.HFValidationError():
+            return _("“%(repository)s” is no model of a hub: wanted owner/name.")
+        case errors.GatedRepoError():
+            return _("%(repository)s has terms to accept: do so on its page on %(hub)s, and set HF_TOKEN.")
+        case errors.RevisionNotFoundError():
+            return _("%(repository)s has no revision “%(revision)s”: give a branch, a tag or a commit of it.")
+        case errors.RepositoryNotFoundError():
+            return _(
+                "%(hub)s has no model %(repository)s, or it is private: check the name, or set HF_TOKEN."
+            )
+        case errors.HfHubHTTPError():
+            return _("%(hub)s answered %(status)s: try again later.")
+    return _(
+        "%(hub)s cannot be reached (%(what)s). Check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or"
+        " download the model elsewhere and register its folder."
+    )
