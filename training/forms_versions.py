@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
+from django.db.models import Count, Q
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
-from feedback.models import Project
+from feedback.models import Project, Prompt
 from training.forms import VersionField
 from training.launch import LARGEST_TYPED_SEED, POLICY_KINDS
 from training.models import ModelVersion
+
+USUAL_PROMPTS = 100
+LARGEST_REVIEW = 5000
 
 
 class ReviewForm(forms.Form):
@@ -27,13 +31,7 @@ class ReviewForm(forms.Form):
         label=gettext_lazy("Baseline"),
         help_text=gettext_lazy("The version it is compared with; mostly the promoted one."),
     )
-    prompts = forms.IntegerField(
-        label=gettext_lazy("Prompts"),
-        min_value=2,
-        max_value=5000,
-        initial=100,
-        help_text=gettext_lazy("One comparison each. More prompts can tell smaller differences."),
-    )
+    prompts = forms.IntegerField(label=gettext_lazy("Prompts"))
     overlap = forms.IntegerField(
         label=gettext_lazy("Judgements per comparison"),
         min_value=1,
@@ -69,6 +67,34 @@ class ReviewForm(forms.Form):
         )
         for name in ("candidate", "baseline"):
             self.fields[name].queryset = versions  # type: ignore[attr-defined]  # a VersionField
+        counted = Prompt.objects.filter(project=project).aggregate(
+            all=Count("pk"), aside=Count("pk", filter=~Q(split=Prompt.Split.TRAIN))
+        )
+        self.prompt_count, self.set_aside = counted["all"], counted["aside"]
+        self.fields["prompts"] = self._prompts_field()
+
+    def _prompts_field(self) -> forms.IntegerField:
+        """As many as there are; by default those that no training reads, if there are any."""
+        there = min(self.prompt_count, LARGEST_REVIEW) if self.prompt_count >= 2 else LARGEST_REVIEW
+        usual = self.set_aside if self.set_aside >= 2 else there
+        words = ngettext(
+            "One comparison each, of %(n)d prompt.", "One comparison each, of %(n)d prompts.", there
+        )
+        help_text = words % {"n": there} if self.prompt_count >= 2 else _("One comparison each.")
+        if self.set_aside:
+            words = ngettext(
+                "%(n)d that is set aside from training comes first.",
+                "%(n)d that are set aside from training come first.",
+                self.set_aside,
+            )
+            help_text += " " + words % {"n": self.set_aside}
+        return forms.IntegerField(
+            label=_("Prompts"),
+            min_value=2,
+            max_value=there,
+            initial=min(usual, there, USUAL_PROMPTS),
+            help_text=f"{help_text} {_('More prompts can tell smaller differences.')}",
+        )
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data

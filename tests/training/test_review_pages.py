@@ -130,6 +130,34 @@ def test_bad_plans_are_refused(
     assert not Review.objects.exists()
 
 
+def test_a_plan_offers_as_many_prompts_as_there_are(
+    project: Any, engineer: Any, sign_in: Any, promoted: Any, policy: Any
+) -> None:
+    """By default those that no training reads; more may be asked for, but not more than all."""
+    for split, count in (("train", 9), ("review", 4), ("held_out", 2)):
+        for _number in range(count):
+            factories.make_prompt(project=project, split=split)
+    browser = sign_in(engineer)
+    response = browser.get(url(project, "reviews/new/"))
+    assert response.context["form"]["prompts"].value() == 6
+    page = response.content.decode()
+    assert 'max="15"' in page and "of 15 prompts. 6 that are set aside from training come first." in page
+    posted = {"candidate": policy.pk, "baseline": promoted.pk, "overlap": 1, "temperature": 1}
+    posted |= {"max_new_tokens": 64, "seed": 0}
+    assert browser.post(url(project, "reviews/new/"), {**posted, "prompts": 16}).status_code == 422
+    assert browser.post(url(project, "reviews/new/"), {**posted, "prompts": 15}).status_code == 302
+    assert Review.objects.get().plan["prompts_from"] == {"review": 4, "held_out": 2, "train": 9}
+
+
+def test_a_plan_in_a_large_project_asks_for_a_hundred(
+    project: Any, engineer: Any, sign_in: Any, promoted: Any, policy: Any
+) -> None:
+    for _number in range(120):
+        factories.make_prompt(project=project, split="train")
+    form = sign_in(engineer).get(url(project, "reviews/new/")).context["form"]
+    assert form["prompts"].value() == 100 and form.fields["prompts"].max_value == 120
+
+
 def test_no_prompts_no_review(project: Any, engineer: Any, sign_in: Any, promoted: Any, policy: Any) -> None:
     posted = {"candidate": policy.pk, "baseline": promoted.pk, "prompts": 2, "overlap": 1, "temperature": 1}
     response = sign_in(engineer).post(

@@ -83,8 +83,8 @@ def create_context(project: Project, form: ReviewForm) -> dict[str, Any]:
         "form": form,
         "sizes": [(rate, required_prompts(rate, ties=USUAL_TIES)) for rate in TRUE_RATES],
         "usual_ties": USUAL_TIES,
-        "prompt_count": project.prompts.count(),
-        "set_aside": project.prompts.exclude(split="train").count(),
+        "prompt_count": form.prompt_count,
+        "set_aside": form.set_aside,
     }
 
 
