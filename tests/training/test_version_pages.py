@@ -165,6 +165,20 @@ def test_lineage_reaches_the_judgements(project: Any, reviewer: Any, sign_in: An
     assert f"PPO {optimised.pk}" in used, "and forward: what used it"
 
 
+def test_a_version_is_one_click_from_what_it_is_read_beside(
+    project: Any, admin: Any, reviewer: Any, sign_in: Any, promoted: Any, policy: Any
+) -> None:
+    browser = sign_in(admin)
+    page = lambda version: browser.get(url(project, f"versions/{version.pk}/")).content.decode()  # noqa: E731
+    assert "Beside v0" in page(policy) and "Roll back" not in page(policy)
+    assert "Beside" not in page(promoted) and "Base, a model to start from" in page(promoted)
+    registry.promote(policy, actor=admin, reason="forward", expected=promoted)
+    assert "Beside v0" in page(policy) and "Roll back to v0" in page(policy)
+    assert "Beside v1" in page(promoted) and "Roll back" not in page(promoted)
+    theirs = sign_in(reviewer).get(url(project, f"versions/{policy.pk}/")).content.decode()
+    assert "Beside v0" in theirs and "Roll back" not in theirs
+
+
 # --- side by side -----------------------------------------------------------------------------------
 
 
@@ -224,6 +238,24 @@ def test_differences_on_demand(project: Any, reviewer: Any, sign_in: Any, base: 
     assert "<del>week</del>" in marked and "<ins>day</ins>" in marked
 
 
+def test_gain_is_offered_only_where_both_are_scored(
+    project: Any, reviewer: Any, sign_in: Any, base: Any, policy: Any
+) -> None:
+    """The base wrote before there was a reward model."""
+    first, second = factories.make_prompt(project=project), factories.make_prompt(project=project)
+    for prompt in (first, second):
+        write(prompt, base, "Please wait.")
+        write(prompt, policy, "It comes today.", score=1.0, reward_model=1)
+    browser, path = sign_in(reviewer), url(project, f"versions/compare/?a={base.pk}&b={policy.pk}&sort=gain")
+    response = browser.get(path)
+    assert "reward gain</option>" not in response.content.decode()
+    assert "No reward gain here" in response.content.decode() and response.context["sort"] == "prompt"
+    write(first, base, "Please wait a day.", score=0.5, reward_model=1)
+    response = browser.get(path)
+    assert "reward gain</option>" in response.content.decode() and response.context["sort"] == "gain"
+    assert "No reward gain here" not in response.content.decode()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "removed", "added"),
     [
@@ -247,8 +279,10 @@ def test_nothing_in_common_offers_to_write(
 ) -> None:
     path = url(project, f"versions/compare/?a={base.pk}&b={policy.pk}")
     page = sign_in(engineer).get(path).content.decode()
-    assert "no completions of the same prompts" in page and "Let both write" in page
-    assert "Let both write" not in sign_in(reviewer).get(path).content.decode()
+    assert "Empty so far" in page and "no completions of the same prompts" in page
+    assert ">Let both write</button>" in page and "reward gain" not in page
+    page = sign_in(reviewer).get(path).content.decode()
+    assert ">Let both write</button>" not in page and "role engineer" in page
 
 
 def test_prompts_set_aside_are_hidden_until_a_review_has_judged_them(

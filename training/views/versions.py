@@ -23,7 +23,7 @@ from training.core.configs import ConfigError
 from training.forms_versions import ReasonForm
 from training.launch import POLICY_KINDS
 from training.models import ModelVersion, Promotion, Review, ReviewItem, Run, Snapshot
-from training.review import write_missing
+from training.review import COMPARED, write_missing
 from training.snapshots import NothingToFreeze
 from training.views.runs import LARGEST_READ, judges_of
 
@@ -98,6 +98,8 @@ def version_detail(request: Request, slug: str, pk: int) -> HttpResponse:
     version = get_in_project(project, ModelVersion.objects.select_related("parent", "run"), pk)
     lineage = registry.lineage(version)
     runs = Run.objects.filter(inputs__model_version=version).select_related("version").distinct()
+    promoted = registry.promoted(project)
+    target = registry.roll_back_target(project) if version == promoted else None
     context = {
         "project": project,
         "place": "versions",
@@ -112,12 +114,23 @@ def version_detail(request: Request, slug: str, pk: int) -> HttpResponse:
         .distinct(),
         "promotions": version.promotions.select_related("by", "previous"),
         "completions": version.completions.count(),
-        "promoted": registry.promoted(project),
+        "promoted": promoted,
+        "beside": beside(version, promoted, target),
+        "roll_back_target": target if has_role(project, Role.ADMIN) else None,
         "metrics": sorted(version.metrics.items()),
         "may_promote": has_role(project, Role.ADMIN) and version.kind in POLICY_KINDS,
         "may_review": has_role(project, Role.ENGINEER) and version.kind in POLICY_KINDS,
     }
     return render(request, "training/version_detail.html", context)
+
+
+def beside(
+    version: ModelVersion, promoted: ModelVersion | None, before: ModelVersion | None
+) -> ModelVersion | None:
+    """What a policy is read beside: the promoted one; and that one beside what stood before it."""
+    if version.kind not in POLICY_KINDS:
+        return None
+    return promoted if version != promoted else before or version.parent
 
 
 def judges_behind(snapshots: list[Snapshot]) -> list[tuple[Snapshot, list[dict[str, Any]]]]:
@@ -164,6 +177,7 @@ def version_compare(request: Request, slug: str) -> HttpResponse:
         "sort": sort if sort in SORTS else "prompt",
         "diff": request.GET.get("diff") == "1",
         "may_launch": has_role(project, Role.ENGINEER),
+        "compared_count": COMPARED,
         "may_promote": has_role(project, Role.ADMIN),
         "promoted": registry.promoted(project),
     }
@@ -171,6 +185,7 @@ def version_compare(request: Request, slug: str) -> HttpResponse:
         context |= compared(
             project, first, second, context["sort"], context["diff"], request.GET.get("n", "1")
         )
+        context["sort"] = "prompt" if sort == "gain" and not context.get("scored") else context["sort"]
         context["review"] = Review.objects.filter(
             candidate__in=(first, second), baseline__in=(first, second), state=Review.State.CLOSED
         ).first()
