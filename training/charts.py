@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from training import names
 from training.core.metrics import METRICS
 from training.models import Run
 
@@ -63,12 +65,19 @@ class Chart:
 
     @property
     def columns(self) -> list[tuple[str, str]]:
-        """(path, what it says) of each line."""
-        return [(path, METRICS.get(path, ("", ""))[1]) for path in self.paths]
+        """(name, what it says) of each line."""
+        return [(names.of_metric(path), METRICS.get(path, ("", ""))[1]) for path in self.paths]
 
     def spec(self) -> dict[str, Any]:
         """What the drawing script needs."""
-        return {"title": self.title, "unit": self.unit, "paths": self.paths, "limit": self.limit}
+        called = [names.of_metric(path) for path in self.paths]
+        return {
+            "title": self.title,
+            "unit": self.unit,
+            "paths": self.paths,
+            "names": called,
+            "limit": self.limit,
+        }
 
 
 def charts_of(run: Run, metrics: Iterable[tuple[int, dict[str, float]]]) -> list[Chart]:
@@ -82,7 +91,7 @@ def charts_of(run: Run, metrics: Iterable[tuple[int, dict[str, float]]]) -> list
             limit = run.config.get(LIMITS.get(present[0], ""))
             charts.append(Chart(str(title), present, limit))
     claimed = {path for chart in charts for path in chart.paths}
-    charts += [Chart(path, [path]) for path in sorted(paths - claimed)]
+    charts += [Chart(capfirst(names.of_metric(path)), [path]) for path in sorted(paths - claimed)]
     for chart in charts:
         chart.rows = [
             (step, [values.get(path) for path in chart.paths])

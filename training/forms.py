@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from feedback.models import Comparison, ComparisonKind, Completion, Preference, Project, Prompt, User
-from training import snapshots
+from training import names, snapshots
 from training.core import configs
 from training.launch import LARGEST_TYPED_SEED, POLICY_KINDS, SNAPSHOT_KINDS, Input, default_versions
 from training.models import ModelVersion, Snapshot
@@ -57,17 +57,6 @@ class NumberField(forms.CharField):
         return number
 
 
-ABBREVIATIONS = {"Kl": "KL", "Gae": "GAE", "Eos": "EOS", "eos": "EOS", "kl": "KL", "gae": "GAE"}
-
-
-def label_of(setting: dataclasses.Field[Any]) -> str:
-    """ "kl_limit" in nats is "KL limit, nats"; a unit that the name says already is left out."""
-    words = setting.name.replace("_", " ").capitalize().split()
-    label = " ".join(ABBREVIATIONS.get(word, word) for word in words)
-    unit = setting.metadata["unit"]
-    return f"{label}, {_(unit)}" if unit and unit not in setting.name else label
-
-
 def plain(number: float) -> str:
     """A bound or default as people write it: 1,000,000; 0.0001; 1e-8."""
     if isinstance(number, int) or abs(number) >= 1000:
@@ -82,12 +71,12 @@ def field_for(setting: dataclasses.Field[Any], initial: Any) -> forms.Field:
     if facts["low"] is not None:
         bounds = {"low": plain(facts["low"]), "high": plain(facts["high"]), "default": plain(usual)}
         help_text += " " + _("%(low)s to %(high)s; usually %(default)s.") % bounds
-    shared: dict[str, Any] = {"label": label_of(setting), "help_text": help_text}
+    shared: dict[str, Any] = {"label": names.of_setting(setting), "help_text": help_text}
     if setting.type == "bool":
         return forms.BooleanField(required=False, initial=initial, **shared)
     if facts["choices"]:
         return forms.ChoiceField(
-            choices=[(name, name) for name in facts["choices"]], initial=initial, **shared
+            choices=[(name, names.of_choice(name)) for name in facts["choices"]], initial=initial, **shared
         )
     if setting.type == "str":
         return forms.CharField(required=False, initial=initial, max_length=500, strip=False, **shared)

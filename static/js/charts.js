@@ -61,8 +61,8 @@
       legend: { live: true },
       series: [
         { label: words.step, value: (_plot, value) => figure(value) },
-        ...spec.paths.map((path, index) => ({
-          label: path,
+        ...spec.paths.map((_path, index) => ({
+          label: spec.names[index],
           stroke: colour(LINES[index % LINES.length]),
           width: 1.8,
           dash: index >= 2 ? [6, 3] : undefined, // told apart by more than colour

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import os
+import re
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +126,20 @@ def test_a_cancel_stops_the_real_trainer_at_a_safe_point(loop: Project, engineer
     supervisor.supervise(run.pk, should_stop=cancel)
     run.refresh_from_db()
     assert run.state == "cancelled" and not ModelVersion.objects.filter(run=run).exists()
+
+
+def test_the_shown_commands_repeat_a_run_to_the_byte(loop: Project, engineer: User, sign_in: Any) -> None:
+    """As a reader would: copied from the page into a shell, of a run that ended long ago."""
+    for kind in ("ppo", "sample"):
+        run = finish(queue(loop, kind))
+        page = sign_in(engineer).get(f"/p/{loop.slug}/runs/{run.pk}/").content.decode()
+        shown = html.unescape(re.findall(r"<pre tabindex=.0.><code>(.*?)</code></pre>", page, re.DOTALL)[0])
+        done = subprocess.run(["bash", "-e", "-c", shown], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert run.outcome["content_hash"] in page
+        assert f'"content_hash": "{run.outcome["content_hash"]}"' in done.stdout
+        again = run.directory.with_name(f"{run.pk}-again")
+        assert (again / "events.jsonl").stat().st_size > 1000, "it was done again, not found done"
 
 
 def children(pid: int) -> list[int]:

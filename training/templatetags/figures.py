@@ -12,10 +12,13 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from feedback.visible import pieces
+from training import names
 from training.review import who_judged
 
 register = template.Library()
 register.filter("who_judged", who_judged)
+register.filter("phase", names.of_phase)
+register.filter("metric", names.of_metric)
 MISSING = "–"
 MINUS = "\u2212"
 

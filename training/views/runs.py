@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
+import shlex
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.db.models import Max
@@ -20,13 +21,14 @@ from django_htmx.http import HttpResponseStopPolling
 from feedback.access import at_least, get_in_project, get_project
 from feedback.models import Preference, Project, Role, canonical_json
 from rlhf_app.http import Request
-from training import charts, supervisor
+from training import charts, names, supervisor
 from training.core.configs import KINDS, ConfigError
 from training.core.protocol import read_jsonl
 from training.forms import LaunchForm, freezable, obstacles
 from training.launch import SNAPSHOT_KINDS, launch
 from training.models import Review, Run, RunMetric, RunSample, Snapshot
 from training.snapshots import NothingToFreeze
+from training.templatetags.figures import duration
 
 PAGE = 25
 LOG_LINES = 200
@@ -179,7 +181,8 @@ def run_detail(request: Request, slug: str, pk: int) -> HttpResponse:
         "chart_spec": [chart.spec() for chart in drawn],
         "samples": samples_of(run),
         "log": run.log.order_by("-id")[:LOG_LINES],
-        "settings": settings_rows(run),
+        "settings": names.settings_of(run),
+        "repeat": repeat_by_hand(run),
     }
     return render(request, "training/run_detail.html", context)
 
@@ -209,11 +212,31 @@ def status_context(project: Project, run: Run) -> dict[str, Any]:
         "place": "runs",
         "run": run,
         "config": KINDS[run.kind],
-        "seconds": seconds_of(run),
+        "progress": progress_of(run),
         "heartbeat": (timezone.now() - run.heartbeat_at).total_seconds() if run.heartbeat_at else None,
         "known": {"state": run.state, "attempt": run.attempt, "log": log or 0, "samples": samples or 0},
         "may_launch": may_launch(project),
     }
+
+
+def progress_of(run: Run) -> str:
+    """How far it is and how long it takes: "step 3 of 16 · 2 min 10 s left · for 40 s"."""
+    if run.state == Run.State.QUEUED:
+        parts = [_("waiting for a worker")]
+        parts += [_("after attempt %(n)d") % {"n": run.attempt}] if run.attempt else []
+        return " · ".join(parts)
+    parts, seconds = [], seconds_of(run)
+    if run.total_steps:
+        parts.append(_("step %(step)d of %(total)d") % {"step": run.step, "total": run.total_steps})
+    elif run.state == Run.State.RUNNING:
+        parts.append(_("the first step is not reached yet"))
+    if run.state == Run.State.RUNNING and run.seconds_left is not None:
+        parts.append(_("%(time)s left") % {"time": duration(run.seconds_left)})
+    if seconds is not None:
+        parts.append((_("took %(time)s") if run.ended else _("for %(time)s")) % {"time": duration(seconds)})
+    if run.attempt > 1:
+        parts.append(_("attempt %(n)d") % {"n": run.attempt})
+    return " · ".join(parts)
 
 
 def facts_context(project: Project, run: Run) -> dict[str, Any]:
@@ -245,10 +268,23 @@ def samples_of(run: Run) -> list[tuple[RunSample, list[RunSample]]]:
     return [(texts[0], texts) for texts in by_prompt.values()][-SAMPLE_PROMPTS:]
 
 
-def settings_rows(run: Run) -> list[tuple[str, Any, bool]]:
-    """(name, value, whether it differs from the usual one) of every setting."""
-    usual = {field.name: field.default for field in dataclasses.fields(KINDS[run.kind])}
-    return [(name, value, value != usual.get(name)) for name, value in sorted(run.config.items())]
+def repeat_by_hand(run: Run) -> str:
+    """Shell commands that do a started run again in a folder beside its own, without web or worker.
+
+    In its own folder the trainer would see that all is done. Links among the inputs are relative: they hold
+    in a neighbour, too.
+    """
+    again = shlex.quote(f"{run.directory}-again")
+    spec, inputs = (shlex.quote(str(run.directory / name)) for name in ("spec.json", "inputs"))
+    return "\n".join(
+        (
+            f"cd {shlex.quote(str(settings.BASE_DIR))}",
+            f"mkdir {again}",
+            f"cp -RP {spec} {inputs} {again}",
+            f"{shlex.join(settings.TRAINER_COMMAND)} {again}",
+            f"grep content_hash {again}/output/manifest.json",
+        )
+    )
 
 
 @require_GET

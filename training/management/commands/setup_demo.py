@@ -16,7 +16,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
 from feedback.models import Comparison, Guideline, Membership, Project, Prompt, Role, User, sha256_text
-from training import registry, snapshots, starter, supervisor
+from training import names, registry, snapshots, starter, supervisor
 from training.core import protocol
 from training.core.configs import KINDS
 from training.launch import launch
@@ -136,10 +136,10 @@ class Command(BaseCommand):
 
 def bar(run: Run) -> str:
     if not run.total_steps:
-        return run.phase or run.get_state_display()
+        return names.of_phase(run)
     tenths = 10 * run.step // run.total_steps
     step = run.step if sys.stdout.isatty() else tenths * run.total_steps // 10
-    return f"[{'#' * tenths}{'.' * (10 - tenths)}] {run.phase}, step {step} of {run.total_steps}"
+    return f"[{'#' * tenths}{'.' * (10 - tenths)}] {names.of_phase(run)}, step {step} of {run.total_steps}"
 
 
 # --- accounts and project -------------------------------------------------------------------------------
