@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from django import forms
 from django.db import models
+from django.http import QueryDict
 from django.utils.translation import gettext as _now
 from django.utils.translation import gettext_lazy as _
 
@@ -17,6 +18,8 @@ LONGEST_ACTIVE_MS = 4 * 3600 * 1000
 LONGEST_TEXT = 40_000
 RATINGS = range(1, 6)
 LETTERS = "ABCDEFGH"
+KEYS_BESIDES = {"csrfmiddlewaretoken"}
+"""What the page sends that is no part of a judgement."""
 
 
 class Flag(models.TextChoices):
@@ -100,9 +103,21 @@ class JudgementForm(LeaseForm):
 
     def clean(self) -> dict[str, Any]:
         answer = super().clean() or {}
+        self.refuse_odd_keys()
         if answer.get("written") and answer.get("corrects") is None and "corrects" not in self.errors:
             self.add_error("written", _("Say which completion this text improves."))
         return answer
+
+    def refuse_odd_keys(self) -> None:
+        """A key that says nothing here, or one thing said twice: whoever sent it meant something else."""
+        posted = cast(QueryDict, self.data)
+        known = KEYS_BESIDES | JudgementForm.base_fields.keys() | self.fields.keys()
+        for name in sorted(posted.keys() - known):
+            self.add_error(None, _("Unknown key “%(name)s”.") % {"name": name[:40]})
+        for name in self.fields:
+            if name != "flags" and len(set(posted.getlist(name))) > 1:
+                said = {"name": name, "values": ", ".join(value[:40] for value in posted.getlist(name)[:8])}
+                self.add_error(name, _("“%(name)s” was sent with several values: %(values)s.") % said)
 
     def order(self) -> dict[str, Any]:
         """What was said of the order of the completions, as `recording.Said` takes it."""
@@ -206,6 +221,7 @@ class DemonstrationForm(JudgementForm):
         return written
 
     def clean(self) -> dict[str, Any]:
+        self.refuse_odd_keys()
         return forms.Form.clean(self) or {}
 
     def said(self) -> dict[str, Any]:

@@ -26,6 +26,9 @@ BUFFER_BYTES = 256 * 1024
 class BadFile(Exception):
     """The file as a whole cannot be read."""
 
+    code = ""
+    """For whoever offers a way out of this one."""
+
 
 class BadRow(Exception):
     """A line that is no row; `line` counts from 1 and is filled in by whoever knows it."""
@@ -74,7 +77,12 @@ REFUSED_BY_FIRST_BYTES = (
     (b"\xff\xfe", gettext_lazy("looks like UTF-16: save it as UTF-8")),
     (b"\xfe\xff", gettext_lazy("looks like UTF-16: save it as UTF-8")),
     (b"\xd0\xcf\x11\xe0", gettext_lazy("looks like an Excel file: save it as CSV in UTF-8")),
+    (b"BZh91AY&SY", gettext_lazy("packed with bzip2: unpack it, or pack it with gzip")),
+    (b"\xfd7zXZ\x00", gettext_lazy("packed with xz: unpack it, or pack it with gzip")),
+    (b"\x28\xb5\x2f\xfd", gettext_lazy("packed with zstd: unpack it, or pack it with gzip")),
 )
+ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
+"""How an archive begins: with an entry, with none, in parts."""
 
 
 def open_stream(raw: io.RawIOBase, limit: int) -> io.BufferedReader[Any]:
@@ -84,11 +92,11 @@ def open_stream(raw: io.RawIOBase, limit: int) -> io.BufferedReader[Any]:
     if first.startswith(b"\x1f\x8b"):
         stream: io.BufferedReader[Any] = io.BufferedReader(Unpacked(raw, limit), BUFFER_BYTES)
         first = stream.peek(4096)
-        if first.startswith((b"\x1f\x8b", b"PK\x03\x04", b"PAR1")):
+        if first.startswith((b"\x1f\x8b", *ZIP, b"PAR1")):
             raise BadFile(_("archive inside an archive"))
     else:
         stream = io.BufferedReader(raw, BUFFER_BYTES)
-    if first.startswith(b"PK\x03\x04"):
+    if first.startswith(ZIP):
         excel = b"[Content_Types].xml" in first or b"xl/" in first
         raise BadFile(
             _("looks like an Excel file: save it as CSV in UTF-8")
@@ -98,6 +106,8 @@ def open_stream(raw: io.RawIOBase, limit: int) -> io.BufferedReader[Any]:
     for magic, reason in REFUSED_BY_FIRST_BYTES:
         if first.startswith(magic):
             raise BadFile(str(reason))
+    if first[257:262] == b"ustar" and b"\x00" in first[:257]:
+        raise BadFile(_("a TAR archive: upload the file in it, as it is or packed with gzip"))
     return stream
 
 
@@ -182,12 +192,24 @@ DECODER = json.JSONDecoder(
 )
 
 
+TRAILING_COMMA = re.compile(r",[ \t\n\r]*[\]}]")
+
+
+def not_json(error: json.JSONDecodeError, before: int = 0) -> str:
+    """Where a text stops being JSON, and why; `before` is how much of its first line stands before it."""
+    message = error.msg
+    comma = TRAILING_COMMA.match(error.doc, error.doc.rfind(",", 0, error.pos + 1))
+    if comma and comma.end() > error.pos:  # each version of Python has other words for it
+        message = _("a comma after the last element")
+    column = error.colno + (before if error.lineno == 1 else 0)
+    return _("not JSON from column %(column)d on: %(message)s") % {"column": column, "message": message}
+
+
 def json_value(text: str) -> Any:
     try:
         value = DECODER.decode(text)
     except json.JSONDecodeError as error:
-        facts = {"column": error.colno, "message": error.msg}
-        raise BadRow(_("not JSON from column %(column)d on: %(message)s") % facts) from error
+        raise BadRow(not_json(error)) from error
     except RecursionError as error:
         raise BadRow(_("nesting over %d") % MAX_NESTING) from error
     check_depth_and_characters(value, escapes="\\u" in text)
@@ -234,6 +256,8 @@ def refuse_unstorable(text: str) -> None:
 SPACE = re.compile(r"[ \t\n\r]*")
 PLAIN_DECODER = json.JSONDecoder()
 """Only to find where a value ends that the other one refused."""
+LONGEST_TOKEN = MAX_NUMBER_DIGITS + 1
+"""A number, an escape or a word: what json may name by its start when the text ends within it."""
 
 
 class Units:
@@ -243,11 +267,15 @@ class Units:
         self.stream = stream
         self.decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self.text, self.at, self.line = "", 0, 1
+        self.before = 0
+        """Characters of the line that were dropped from the beginning of `text`."""
         self.ended = False
 
     def more(self) -> bool:
         """Add a piece of the stream; False at its end."""
         data = self.stream.read1(BUFFER_BYTES)
+        line_start = self.text.rfind("\n", 0, self.at) + 1
+        self.before = self.at - line_start + (0 if line_start else self.before)
         self.text, self.at = self.text[self.at :], 0
         try:
             self.text += self.decoder.decode(data, final=not data)
@@ -257,6 +285,12 @@ class Units:
             raise BadFile(located(line, reason)) from error
         self.ended = not data
         return not self.ended
+
+    def twice(self) -> None:
+        """At least as much again, so that what is read in pieces is not read anew for each of them."""
+        wanted = min(2 * (len(self.text) - self.at), MAX_LINE_BYTES + 1)
+        while self.more() and len(self.text) < wanted:
+            pass
 
     def skip(self, end: int) -> None:
         self.line += self.text.count("\n", self.at, end)
@@ -286,12 +320,16 @@ class Units:
             except json.JSONDecodeError as error:
                 long = len(self.text) - self.at > MAX_LINE_BYTES
                 if not self.ended and not long:
-                    self.more()
+                    self.twice()
                     continue
+                if long and self.cut_off(error):
+                    raise BadFile(located(self.line, too_long())) from error
                 line = self.line + self.text.count("\n", self.at, error.pos)
-                facts = {"column": error.colno, "message": error.msg}
-                reason = _("not JSON from column %(column)d on: %(message)s") % facts
-                raise BadFile(located(line, reason)) from error
+                raise BadFile(located(line, not_json(error, self.before))) from error
+
+    def cut_off(self, error: json.JSONDecodeError) -> bool:
+        """Whether it is wrong only because the text ends here; json names an open string by its start."""
+        return error.msg.startswith("Unterminated") or len(self.text) - error.pos < LONGEST_TOKEN
 
 
 def json_values(units: Units) -> Iterator[dict[str, Any] | BadRow]:
@@ -303,6 +341,8 @@ def json_values(units: Units) -> Iterator[dict[str, Any] | BadRow]:
         if expected and character == expected:
             units.skip(units.at + 1)
             character = units.next_character()
+            if character == "]":
+                raise BadFile(located(units.line, _("a comma after the last element")))
         elif expected and character:
             reason = _("wanted a comma or the end of the array, found %s") % repr(character)
             raise BadFile(located(units.line, reason))
@@ -317,13 +357,17 @@ def json_values(units: Units) -> Iterator[dict[str, Any] | BadRow]:
         raise BadFile(located(units.line, _("text after the array: %s") % repr(character)))
 
 
+def too_long() -> str:
+    return _("object over %d MiB") % (MAX_LINE_BYTES // 1024**2)
+
+
 def checked_object(value: object, text: str, start: int, end: int) -> dict[str, Any] | BadRow:
     if isinstance(value, BadRow):
         return value
     if not isinstance(value, dict):
         return BadRow(_("wanted an object, found %s") % kind_of(value))
     if end - start > MAX_LINE_BYTES:
-        return BadRow(_("object over %d MiB") % (MAX_LINE_BYTES // 1024**2))
+        return BadRow(too_long())
     try:
         check_depth_and_characters(value, escapes="\\u" in text[start:end] or "\x00" in text[start:end])
     except BadRow as bad:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,54 @@ def test_a_bomb_stops_at_the_limit_of_real_bytes(tmp_path: Path) -> None:
     assert path.stat().st_size < 100_000
     assert refused(path, limit=2 * MIB) == "archive unpacks to more than 2 MiB"
     assert len(rows_of(path)) == 200
+
+
+def varint(value: int) -> bytes:
+    """As Thrift's compact protocol writes a number: zigzag, seven bits in each byte."""
+    value, found = value << 1, b""
+    while value > 127:
+        found, value = found + bytes([value & 127 | 128]), value >> 7
+    return found + bytes([value])
+
+
+def with_footer(whole: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    length = int.from_bytes(whole[-8:-4], "little")
+    footer = change(whole[-8 - length : -8])
+    return whole[: -8 - length] + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+
+
+@pytest.mark.parametrize("absurd", [2**40, 2**62])
+@pytest.mark.parametrize("what", ["rows", "group bytes", "column bytes"])
+def test_sizes_in_the_footer_are_not_believed(tmp_path: Path, what: str, absurd: int) -> None:
+    number = 12_345
+    rows = [{"prompt": f"p{n}", "chosen": "a", "rejected": "b"} for n in range(number)]
+    path = write(tmp_path / "a.parquet", rows)
+    group = arrow_parquet.read_metadata(path).row_group(0)
+    true = {
+        "rows": number,
+        "group bytes": group.total_byte_size,
+        "column bytes": group.column(0).total_uncompressed_size,
+    }[what]
+    changed = with_footer(path.read_bytes(), lambda footer: footer.replace(varint(true), varint(absurd)))
+    assert changed != path.read_bytes()
+    path.write_bytes(changed)
+    with path.open("rb", buffering=0) as raw, opened(raw, 64 * MIB) as (stream, kind):
+        assert kind == Container.PARQUET
+        try:
+            found = len(list(read_rows(stream, Format.TRL, container=kind)))
+        except BadFile as problem:
+            assert str(problem).startswith("the Parquet file is damaged: ")
+        else:
+            assert found == number
+
+
+def test_a_row_group_of_millions_of_rows_stops_at_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    same = arrow.DictionaryArray.from_arrays(arrow.array(bytes(3_000_000), arrow.int8()), ["x" * 2000])
+    arrow_parquet.write_table(arrow.table({"prompt": same}), path, row_group_size=3_000_000)
+    assert path.stat().st_size < MIB, "of 6 GB of text"
+    assert arrow_parquet.read_metadata(path).num_row_groups == 1
+    assert refused(path, limit=MIB) == "archive unpacks to more than 1 MiB"
 
 
 def test_nobody_is_left_behind_when_reading_stops(tmp_path: Path) -> None:
