@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from typing import Any
 
 from django import forms
 from django.contrib.auth.forms import UserCreationForm
 from django.core.exceptions import ValidationError
+from django.utils.functional import lazy
+from django.utils.html import format_html
+from django.utils.text import slugify
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
@@ -84,7 +88,9 @@ class ProjectForm(forms.ModelForm):  # type: ignore[type-arg]  # Django has no r
         min_value=1,
         max_value=8,
         help_text=gettext_lazy(
-            "Of rankings 3 to 8, of ratings 1 to 8; one rated alone trains no reward model."
+            "Of what is put up from the completions here: of rankings 3 to 8, of ratings 1 to 8. "
+            "The completions in a row of an imported file stay together, up to 8. "
+            "One rated alone trains no reward model."
         ),
     )
     criteria = forms.CharField(
@@ -160,23 +166,88 @@ class ProjectForm(forms.ModelForm):  # type: ignore[type-arg]  # Django has no r
         return overlap
 
 
+def explained(label: object, words: object) -> str:
+    return format_html('{} <span class="help">{}</span>', label, words)
+
+
+explained_lazy = lazy(explained, str)
+KINDS_EXPLAINED = {
+    ComparisonKind.PAIRWISE: gettext_lazy(
+        "Two completions side by side, seven steps from much better to much worse. Most projects start here."
+    ),
+    ComparisonKind.RANKING: gettext_lazy(
+        "3 to 8 completions put in order, ties allowed: more said of each prompt, and slower."
+    ),
+    ComparisonKind.RATING: gettext_lazy(
+        "Each completion gets 1 to 5 by each criterion, such as helpful, harmless, honest."
+    ),
+    ComparisonKind.DEMONSTRATION: gettext_lazy(
+        "People see the prompt alone and write the answer, for a model to imitate."
+    ),
+}
+USUAL_QUESTIONS = {
+    ComparisonKind.PAIRWISE: gettext_lazy("Which answer is better?"),
+    ComparisonKind.RANKING: gettext_lazy("Which answers are better?"),
+    ComparisonKind.RATING: gettext_lazy("How good is each answer?"),
+    ComparisonKind.DEMONSTRATION: gettext_lazy("What would you answer?"),
+}
+USUAL_RANKED = 4
+
+
 class NewProjectForm(ProjectForm):
     """The least that a project needs; the rest has usual values, and is on the settings page."""
 
     candidates = None  # type: ignore[assignment]
     criteria = None  # type: ignore[assignment]
     gold_percent = None  # type: ignore[assignment]
+    kind = forms.ChoiceField(
+        label=gettext_lazy("Kind of judgement"),
+        choices=[(kind, explained_lazy(kind.label, words)) for kind, words in KINDS_EXPLAINED.items()],
+        initial=ComparisonKind.PAIRWISE,
+        widget=forms.RadioSelect,
+        help_text=gettext_lazy("Can be changed later, for comparisons put up from then on."),
+    )
+    slug = forms.SlugField(
+        label=gettext_lazy("Address"),
+        required=False,
+        max_length=80,
+        help_text=gettext_lazy(
+            "Part of the project's links: small letters, digits and hyphens. Empty: made from the name."
+        ),
+    )
+    question = forms.CharField(
+        label=gettext_lazy("Question"),
+        required=False,
+        max_length=200,
+        help_text=gettext_lazy("Stands above each comparison. Empty: the usual one of the kind."),
+    )
 
     class Meta:
         model = Project
-        fields = ("name", "slug", "question", "overlap")
-        help_texts = {
-            **ProjectForm.Meta.help_texts,
-            "slug": gettext_lazy("Part of the project's links: small letters, digits and hyphens."),
-        }
+        fields = ("name", "slug", "kind", "question", "overlap")
+        help_texts = ProjectForm.Meta.help_texts
 
     def clean_slug(self) -> str:
-        return str(self.cleaned_data["slug"]).lower()
+        return str(self.cleaned_data["slug"]).lower() or free_slug(self.cleaned_data.get("name", ""))
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
+        if not cleaned.get("question") and cleaned.get("kind"):
+            cleaned["question"] = str(USUAL_QUESTIONS[ComparisonKind(cleaned["kind"])])
+        return cleaned
+
+    def save(self, commit: bool = True) -> Project:
+        if self.instance.kind == ComparisonKind.RANKING:
+            self.instance.candidates = USUAL_RANKED
+        return super().save(commit)
+
+
+def free_slug(name: str) -> str:
+    """An address made from a name, with a number where another project has it."""
+    plain = slugify(name)[:70] or "project"
+    taken = set(Project.objects.filter(slug__startswith=plain).values_list("slug", flat=True))
+    numbered = (f"{plain}-{number}" for number in itertools.count(2))
+    return next(slug for slug in itertools.chain([plain], numbered) if slug not in taken)
 
 
 class GuidelineForm(forms.ModelForm):  # type: ignore[type-arg]  # Django has no runtime generics here
