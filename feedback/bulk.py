@@ -5,16 +5,20 @@ The work is done column by column: what all rows have alike is prepared once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connection
+from django.db.backends.utils import CursorWrapper
 from django.db.models import CharField, DateTimeField, Field, JSONField, Model
 from django.utils import timezone
 
 from feedback.texts import plain_json
 
+ROOMY = {"cache_size": -64 * 1024, "wal_autocheckpoint": 8000}
+"""KiB of pages in memory, and pages that collect in the log before they are put in their places (32 MiB)."""
 Column = tuple["Field[Any, Any]", Sequence[Any]]
 
 
@@ -45,8 +49,20 @@ def insert(
         if name not in names:
             default = now if getattr(field, "auto_now_add", False) else field.get_default()
             constants.append((field, prepared(field, [fixed.get(name, default)])[0]))
-    into = insert_into_sqlite if connection.vendor == "sqlite" else insert_into_postgresql
-    return into(model, columns, constants, len(rows), ignore_conflicts)
+    quote = connection.ops.quote_name
+    target = Target(
+        model._meta.db_table,
+        quote(model._meta.db_table),
+        # Only names from the model's own definition stand in a statement; every value is a parameter.
+        ", ".join(quote(field.attname) for field, _values in (*columns, *constants)),
+        columns,
+        constants,
+        len(rows),
+        " ON CONFLICT DO NOTHING" if ignore_conflicts else "",
+    )
+    write = one_by_one if connection.vendor == "sqlite" else all_at_once
+    with connection.cursor() as cursor:
+        return write(cursor, target)
 
 
 def prepared(field: Field[Any, Any], values: Sequence[Any]) -> Sequence[Any]:
@@ -71,61 +87,52 @@ def json_cell(value: Any) -> str | None:
     return plain_json(value) if value or type(value) not in EMPTY else EMPTY[type(value)]
 
 
-def insert_into_sqlite(
-    model: type[Model],
-    columns: list[Column],
-    constants: list[tuple[Field[Any, Any], Any]],
-    number: int,
-    ignore_conflicts: bool,
-) -> list[int]:
-    """One short statement, many times. Nobody else writes meanwhile, so the next free ids are known."""
-    table = model._meta.db_table
-    quote = connection.ops.quote_name
-    names = ", ".join(quote(field.attname) for field, _values in (*columns, *constants))
-    marks = ", ".join(["%s"] * (1 + len(columns) + len(constants)))
-    # Only names from the model's own definition stand in the text; every value is a parameter.
-    statement = f"INSERT INTO {quote(table)} ({quote('id')}, {names}) VALUES ({marks})"
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = %s", [table])
-        used = cursor.fetchone()
-        first = (used[0] if used else 0) + 1
-        ids = range(first, first + number)
-        cells = [values for _field, values in columns]
-        same = [repeat(value, number) for _field, value in constants]
-        values = list(zip(ids, *cells, *same, strict=True))
-        if not ignore_conflicts:
-            cursor.executemany(statement, values)
-            return list(ids)
-        cursor.executemany(f"{statement} ON CONFLICT DO NOTHING", values)
-        cursor.execute(f"SELECT {quote('id')} FROM {quote(table)} WHERE {quote('id')} >= %s", [first])
-        return [int(row[0]) for row in cursor.fetchall()]
+class Target(NamedTuple):
+    """What is written where."""
+
+    plain_name: str
+    table: str
+    """The name in quotes, as in `names`."""
+    names: str
+    columns: list[Column]
+    constants: list[tuple[Field[Any, Any], Any]]
+    number: int
+    conflict: str
 
 
-def insert_into_postgresql(
-    model: type[Model],
-    columns: list[Column],
-    constants: list[tuple[Field[Any, Any], Any]],
-    number: int,
-    ignore_conflicts: bool,
-) -> list[int]:
-    """One statement with an array for each column, the same text however many rows."""
-    quote = connection.ops.quote_name
-    names = ", ".join(quote(field.attname) for field, _values in (*columns, *constants))
-    arrays = ", ".join(f"%s::{type_of(field)}[]" for field, _values in columns)
+def one_by_one(cursor: CursorWrapper, target: Target) -> list[int]:
+    """SQLite: a short statement, many times. Nobody else writes meanwhile, so the next free ids are known."""
+    marks = ", ".join(["%s"] * (1 + len(target.columns) + len(target.constants)))
+    statement = f"INSERT INTO {target.table} (id, {target.names}) VALUES ({marks}){target.conflict}"
+    cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = %s", [target.plain_name])
+    used = cursor.fetchone()
+    first = (used[0] if used else 0) + 1
+    ids = range(first, first + target.number)
+    cells = [values for _field, values in target.columns]
+    same = [repeat(value, target.number) for _field, value in target.constants]
+    cursor.executemany(statement, list(zip(ids, *cells, *same, strict=True)))
+    if not target.conflict:
+        return list(ids)
+    cursor.execute(f"SELECT id FROM {target.table} WHERE id >= %s", [first])
+    return [int(row[0]) for row in cursor.fetchall()]
+
+
+def all_at_once(cursor: CursorWrapper, target: Target) -> list[int]:
+    """PostgreSQL: one statement with an array for each column, the same text however many rows."""
+    arrays = ", ".join(f"%s::{type_of(field)}[]" for field, _values in target.columns)
     cells = [f"c{place}::{field.db_type(connection)}" if isinstance(field, JSONField) else f"c{place}"
-             for place, (field, _values) in enumerate(columns)]  # fmt: skip
-    cells += [f"%s::{field.db_type(connection)}" for field, _value in constants]
-    aliases = ", ".join(f"c{place}" for place in range(len(columns)))
-    # Only names from the model's own definition stand in the text; every value is a parameter.
-    statement = (
-        f"INSERT INTO {quote(model._meta.db_table)} ({names}) SELECT {', '.join(cells)} "
-        f"FROM unnest({arrays}) AS rows ({aliases})"
+             for place, (field, _values) in enumerate(target.columns)]  # fmt: skip
+    cells += [f"%s::{field.db_type(connection)}" for field, _value in target.constants]
+    aliases = ", ".join(f"c{place}" for place in range(len(target.columns)))
+    values = [value for _field, value in target.constants] + [
+        list(column) for _field, column in target.columns
+    ]
+    cursor.execute(
+        f"INSERT INTO {target.table} ({target.names}) SELECT {', '.join(cells)} "
+        f"FROM unnest({arrays}) AS rows ({aliases}){target.conflict} RETURNING id",
+        values,
     )
-    conflict = " ON CONFLICT DO NOTHING" if ignore_conflicts else ""
-    values = [value for _field, value in constants] + [list(values) for _field, values in columns]
-    with connection.cursor() as cursor:
-        cursor.execute(f"{statement}{conflict} RETURNING {quote('id')}", values)
-        return [int(row[0]) for row in cursor.fetchall()]
+    return [int(row[0]) for row in cursor.fetchall()]
 
 
 def type_of(field: Field[Any, Any]) -> str:
@@ -152,3 +159,25 @@ def ids_by(model: type[Model], name: str, values: Collection[str], project_id: i
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {column}, {table}.{quote('id')} FROM {there}", given)
         return {str(value): int(pk) for value, pk in cursor.fetchall()}
+
+
+@contextmanager
+def room_for_indexes() -> Iterator[None]:
+    """Let SQLite keep more pages in memory meanwhile.
+
+    Keys by hash land anywhere in their indexes: with its usual 2 MiB it would read and write back nearly
+    every page for every row, and take ever longer as the tables grow.
+    """
+    if connection.vendor != "sqlite":
+        yield
+        return
+    with connection.cursor() as cursor:
+        before = {name: cursor.execute(f"PRAGMA {name}").fetchone()[0] for name in ROOMY}
+        for name, value in ROOMY.items():
+            cursor.execute(f"PRAGMA {name}={value}")
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            for name, value in before.items():
+                cursor.execute(f"PRAGMA {name}={int(value)}")
