@@ -58,6 +58,8 @@ class Asked(NamedTuple):
 
     @classmethod
     def of(cls, row: Row, data_import: DataImport) -> Asked:
+        if data_import.options.get("nameless"):
+            row = row._replace(judged=tuple(judged._replace(by="") for judged in row.judged))
         asking = Asking.of(row)
         return cls(asking, wanted_of(asking, data_import))
 
@@ -142,6 +144,7 @@ def identity(asking: Asking, judged: Judged) -> list[Any]:
     more = [judged.acceptability, judged.written, judged.corrects is not None and hashes[judged.corrects]]
     # A plain preference keeps the key that earlier releases gave it.
     facts += more if any(more) else []
+    facts += [["margin", judged.margin]] if judged.margin is not None else []
     return [*facts, asking.row.origin, judged.by] if judged.by else facts
 
 

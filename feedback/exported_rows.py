@@ -8,6 +8,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import islice
 from typing import Any, NamedTuple
 
 from django.db import connection
@@ -16,6 +17,9 @@ from django.db.models import Exists, OuterRef
 from feedback.models import Candidate, Preference, PreferenceQuerySet, Project
 
 CHUNK_ROWS = 250
+
+
+# The rows around a judgement, with the names that formats and `pairs()` know from the models.
 
 
 class Text(NamedTuple):
@@ -75,16 +79,16 @@ class Guideline(NamedTuple):
     version: int
 
 
-OWN = ("id", "comparison_id", "written_id", "corrects_id", "kind", "strength", "ranking", "ratings",
-       "acceptability", "comment", "active_ms", "withdrawn", "adjudication")  # fmt: skip
+OWN = ("id", "comparison_id", "written_id", "corrects_id", "kind", "strength", "margin", "ranking",
+       "ratings", "acceptability", "comment", "active_ms", "withdrawn", "adjudication")  # fmt: skip
 AROUND = ("written__text", "corrects__text", "comparison__prompt_id", "comparison__prompt__messages")
 """What formats read that hold what was said of which texts, and nothing else of what is recorded."""
 OWN_TOO = ("flags", "shown_order", "late", "simulated", "imported", "supersedes_id", "created_at")
-AROUND_TOO = (
+PROMPT_TOO = (
     "comparison__prompt__external_id", "comparison__prompt__split", "comparison__prompt__source",
-    "comparison__purpose", "comparison__gold_answer", "annotator_id", "annotator__username",
-    "assignment__created_at", "guideline__version",
 )  # fmt: skip
+COMPARISON_TOO = ("comparison__purpose", "comparison__gold_answer")
+JUDGED_BY = ("annotator_id", "annotator__username", "assignment__created_at", "guideline__version")
 
 
 def chunks(project: Project, selected: PreferenceQuerySet, *, everything: bool) -> Iterator[list[Preference]]:
@@ -115,7 +119,7 @@ def read(project: Project, pks: list[int], *, everything: bool) -> dict[int, Pre
     """The judgements by id, each with what stands around it."""
     wanted = (*OWN, *OWN_TOO) if everything else OWN
     own = [field.attname for field in Preference._meta.concrete_fields if field.attname in wanted]
-    around = (*AROUND, *AROUND_TOO) if everything else AROUND
+    around = (*AROUND, *PROMPT_TOO, *COMPARISON_TOO, *JUDGED_BY) if everything else AROUND
     rows = list(Preference.objects.filter(pk__in=pks).values_list(*own, *around))
     place = own.index("comparison_id")
     candidates = candidates_of({row[place] for row in rows})
@@ -123,14 +127,16 @@ def read(project: Project, pks: list[int], *, everything: bool) -> dict[int, Pre
     for row in rows:
         preference = Preference.from_db(connection.alias, own, row[: len(own)])
         written, corrects, prompt_id, messages, *more = row[len(own) :]
+        rest = iter(more)  # empty unless `everything`: then the tuples below have their usual values
+        prompt = Prompt(prompt_id, messages, *islice(rest, len(PROMPT_TOO)))
+        shown = candidates.get(preference.comparison_id, Candidates())
+        facts = islice(rest, len(COMPARISON_TOO))
         cache = preference._state.fields_cache  # where Django keeps related rows
         cache["written"] = text_of(preference.written_id, written)
         cache["corrects"] = text_of(preference.corrects_id, corrects)
-        comparison = preference.comparison_id
-        prompt, shown = Prompt(prompt_id, messages, *more[:3]), candidates.get(comparison, Candidates())
-        cache["comparison"] = Comparison(comparison, project, prompt, shown, *more[3:5])
+        cache["comparison"] = Comparison(preference.comparison_id, project, prompt, shown, *facts)
         if everything:
-            annotator_id, username, opened, version = more[5:]
+            annotator_id, username, opened, version = rest
             cache["annotator"] = Annotator(annotator_id, username)
             cache["assignment"] = None if opened is None else Assignment(opened)
             cache["guideline"] = None if version is None else Guideline(version)

@@ -32,6 +32,10 @@ class UploadForm(forms.Form):
             "The next page shows its first rows; nothing is imported before you say so."
         ),
         widget=forms.ClearableFileInput(attrs={"accept": ".jsonl,.json,.ndjson,.csv,.txt,.gz,.parquet"}),
+        allow_empty_file=True,  # the reader says that there are no rows, as it does of blank lines
+        error_messages={
+            "required": gettext_lazy("Choose a file of your computer: import by URL is disabled.")
+        },
     )
 
     def clean_file(self) -> UploadedFile[bytes]:
@@ -56,6 +60,13 @@ class PreviewForm(forms.Form):
         required=False,
         help_text=gettext_lazy(
             "Otherwise the judgements in the file are kept as they are and can train a reward model at once."
+        ),
+    )
+    nameless = forms.BooleanField(
+        label=gettext_lazy("Leave out who judged"),
+        required=False,
+        help_text=gettext_lazy(
+            "Otherwise people whom the file tells apart are told apart here, up to 1,000 of them."
         ),
     )
     split = forms.ChoiceField(
@@ -115,6 +126,7 @@ class PreviewForm(forms.Form):
         answers = self.cleaned_data
         return {
             "put_up": answers["put_up"],
+            "nameless": answers["nameless"],
             "ignore_extra": answers["ignore_extra"],
             "split": answers["split"] or Prompt.Split.TRAIN,
             "mapping": self.mapping(),

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from io import FileIO
 from pathlib import Path
@@ -26,10 +27,12 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from feedback.asked import Asked
+from feedback.bulk import room_for_indexes
 from feedback.exchange.files import Container, opened
 from feedback.exchange.formats import Format, Unrecognised, read_rows, recognise
 from feedback.exchange.rows import Row
-from feedback.imported_rows import People, write_rows
+from feedback.imported_judgements import MAX_PEOPLE, People
+from feedback.imported_rows import write_rows
 from feedback.lines import BadFile, BadRow
 from feedback.models import AuditEntry, DataImport, Project, User
 
@@ -45,18 +48,25 @@ MAX_ERRORS_SHOWN = 100
 MAX_BAD_ROWS = 1000
 """Where checking stops when bad rows are not skipped: the format is wrong, not the rows."""
 MAX_ATTEMPTS = 3
-ROOMY = {"cache_size": -64 * 1024, "wal_autocheckpoint": 8000}
-"""KiB of pages in memory, and pages that collect in the log before they are put in their places (32 MiB)."""
-DAYS_UNCONFIRMED = 7
-"""How long an uploaded file waits for somebody to confirm its import."""
-SECONDS_LEFT_OVER = 24 * 3600
-"""After which an upload that nobody has written to is one that was cut off."""
 BEAT_SECONDS = 1.0
 LEASE_SECONDS = 60
 
 
 class Lost(Exception):
     """The import was cancelled, or another worker has taken it over."""
+
+
+class TooManyPeople(BadFile):
+    """More than get accounts here; whoever may import can leave their names out."""
+
+    code = "people"
+
+    def __init__(self) -> None:
+        words = _(
+            "the file tells more than %d people apart, each of whom would get an account: "
+            "choose “Leave out who judged”, or import it in parts"
+        )
+        super().__init__(words % MAX_PEOPLE)
 
 
 # --- receiving --------------------------------------------------------------------------------------
@@ -150,6 +160,32 @@ def confirm(
     return True
 
 
+def again(data_import: DataImport, *, actor: User, skip_bad_rows: bool, nameless: bool) -> DataImport | None:
+    """Queue the file of an import that failed once more, read otherwise; None when its file is gone."""
+    with transaction.atomic():
+        # Against the sweep, which deletes files: it locks the row as well.
+        old = DataImport.objects.select_for_update(no_key=True).get(pk=data_import.pk)
+        if old.state != State.FAILED or not old.path.is_file():
+            return None
+        new = DataImport.objects.create(
+            project=old.project,
+            file_name=old.file_name,
+            sha256=old.sha256,
+            size=old.size,
+            format=old.format,
+            options={**old.options, "nameless": nameless or bool(old.options.get("nameless"))},
+            skip_bad_rows=skip_bad_rows or old.skip_bad_rows,
+            created_by=actor,
+        )
+        try:
+            os.link(old.path, new.path)  # a second name of the same bytes, which stay until both are gone
+        except OSError:  # not every file system has such names
+            shutil.copyfile(old.path, new.path)
+        facts = {"of": old.pk, "skip_bad_rows": new.skip_bad_rows, "nameless": new.options["nameless"]}
+        AuditEntry.record(actor, "import.again", new, **facts)
+    return new
+
+
 def cancel(data_import: DataImport, *, actor: User) -> bool:
     """Stop it at the next batch; what is written stays, and importing the file again goes on from there."""
     rows = DataImport.objects.filter(
@@ -195,7 +231,8 @@ def run_import(data_import: DataImport) -> None:
         if data_import.last_line > 0 or check(claim):
             write(claim)
     except BadFile as problem:
-        fail(claim, [{"line": 0, "reason": str(problem)}])
+        code = {"code": problem.code} if problem.code else {}
+        fail(claim, [{"line": 0, "reason": str(problem), **code}])
     except Lost:
         return
 
@@ -239,31 +276,52 @@ def check(claim: Claim) -> bool:
     with data_import.path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != data_import.sha256:
             raise BadFile(_("the stored file is damaged: its sha256 is not that of the upload"))
-    good = bad = 0
-    errors: list[dict[str, object]] = []
+    found = Checked(data_import)
     with rows_of(data_import) as (rows, raw):
         for row in rows:
-            if isinstance(row, BadRow):
-                bad += 1
-                if len(errors) < MAX_ERRORS_SHOWN:
-                    errors.append({"line": row.line, "reason": row.reason})
-                if bad >= MAX_BAD_ROWS and not data_import.skip_bad_rows:
-                    break
-            else:
-                good += 1
+            found.take(row)
+            if found.hopeless:
+                break
             if claim.due():
-                claim.change(
-                    bytes_read=raw.tell() // 2, errors=errors, counts={"rows": good + bad, "bad_rows": bad}
-                )
-    if good + bad == 0:
+                claim.change(bytes_read=raw.tell() // 2, **found.report())
+    if not found.good and not found.bad:
         raise BadFile(_("No rows found in %s") % data_import.file_name)
-    claim.change(
-        bytes_read=data_import.size // 2, errors=errors, counts={"rows": good + bad, "bad_rows": bad}
-    )
-    if bad and not data_import.skip_bad_rows:
-        fail(claim, errors)
+    claim.change(bytes_read=data_import.size // 2, **found.report())
+    if found.bad and not data_import.skip_bad_rows:
+        fail(claim, found.errors)
         return False
     return True
+
+
+class Checked:
+    """What the check has seen so far."""
+
+    def __init__(self, data_import: DataImport) -> None:
+        options = data_import.options
+        self.skips = data_import.skip_bad_rows
+        self.counts_people = not (options.get("nameless") or options.get("put_up"))
+        self.good = self.bad = 0
+        self.errors: list[dict[str, object]] = []
+        self.people: set[str] = set()
+
+    def take(self, row: Row | BadRow) -> None:
+        if isinstance(row, BadRow):
+            self.bad += 1
+            if len(self.errors) < MAX_ERRORS_SHOWN:
+                self.errors.append({"line": row.line, "reason": row.reason})
+            return
+        self.good += 1
+        if self.counts_people:
+            self.people.update(judged.by for judged in row.judged if judged.by)
+            if len(self.people) > MAX_PEOPLE:
+                raise TooManyPeople
+
+    @property
+    def hopeless(self) -> bool:
+        return self.bad >= MAX_BAD_ROWS and not self.skips
+
+    def report(self) -> dict[str, object]:
+        return {"errors": self.errors, "counts": {"rows": self.good + self.bad, "bad_rows": self.bad}}
 
 
 def write(claim: Claim) -> None:
@@ -294,28 +352,6 @@ def write(claim: Claim) -> None:
     with transaction.atomic():
         claim.change(state=State.DONE, bytes_read=data_import.size, finished_at=timezone.now())
         AuditEntry.record(data_import.created_by, "import.done", data_import, **counts)
-
-
-@contextmanager
-def room_for_indexes() -> Iterator[None]:
-    """Let SQLite keep more pages in memory meanwhile.
-
-    Keys by hash land anywhere in their indexes: with its usual 2 MiB it would read and write back nearly
-    every page for every row, and take ever longer as the tables grow.
-    """
-    if connection.vendor != "sqlite":
-        yield
-        return
-    with connection.cursor() as cursor:
-        before = {name: cursor.execute(f"PRAGMA {name}").fetchone()[0] for name in ROOMY}
-        for name, value in ROOMY.items():
-            cursor.execute(f"PRAGMA {name}={value}")
-    try:
-        yield
-    finally:
-        with connection.cursor() as cursor:
-            for name, value in before.items():
-                cursor.execute(f"PRAGMA {name}={int(value)}")
 
 
 def write_batch(claim: Claim, people: People, batch: list[Asked], counts: Counter[str], *, read: int) -> int:
@@ -353,25 +389,3 @@ def take_back() -> list[int]:
     )
     dead.update(state=State.QUEUED)
     return list(DataImport.objects.filter(state=State.QUEUED).order_by("pk").values_list("pk", flat=True))
-
-
-def discard_leftovers() -> None:
-    """Delete what uploads left that were cut off by the death of the web process."""
-    for path in (settings.ARTIFACT_ROOT / "imports").glob("upload-*"):
-        with suppress(FileNotFoundError):  # just moved to its place, or deleted
-            if time.time() - path.stat().st_mtime > SECONDS_LEFT_OVER:
-                path.unlink()
-
-
-def discard_unconfirmed() -> None:
-    """Cancel the imports that nobody confirmed for days, and delete their files."""
-    limit = timezone.now() - timedelta(days=DAYS_UNCONFIRMED)
-    reason = _("not confirmed within %d days: the file was deleted") % DAYS_UNCONFIRMED
-    for data_import in DataImport.objects.filter(state=State.UPLOADED, created_at__lt=limit):
-        mine = DataImport.objects.filter(pk=data_import.pk, state=State.UPLOADED)
-        with transaction.atomic():
-            errors = [{"line": 0, "reason": reason}]
-            if mine.update(state=State.CANCELLED, errors=errors, finished_at=timezone.now()):
-                AuditEntry.record(None, "import.discarded", data_import)
-                # Before the commit: if that fails, the next sweep finds the row and no file.
-                data_import.path.unlink(missing_ok=True)

@@ -51,7 +51,8 @@ class DataImport(models.Model):
     size = models.PositiveBigIntegerField(_("bytes"))
     format = models.CharField(_("format"), max_length=20)
     options = models.JSONField(_("options"), default=dict)
-    """{"put_up": bool, "ignore_extra": bool, "split": Prompt.Split, "mapping": {...}}: see docs/data.md."""
+    """{"put_up": bool, "nameless": bool, "ignore_extra": bool, "split": Prompt.Split, "mapping": {...},
+    "container": what the file is made of, where its format does not say}: see docs/data.md."""
     skip_bad_rows = models.BooleanField(_("skip bad rows"), default=False)
     state = models.CharField(_("state"), max_length=10, choices=State, default=State.QUEUED)
     bytes_read = models.PositiveBigIntegerField(default=0)
@@ -61,13 +62,15 @@ class DataImport(models.Model):
     attempt = models.PositiveSmallIntegerField(default=0)
     """Raised at each claim: a worker given up for dead that comes back finds its number out of date."""
     counts = models.JSONField(_("counts"), default=dict)
-    """{"rows", "prompts", "completions", "comparisons", "preferences", "unchanged", "bad_rows"}"""
+    """Of rows and what they brought, by name: `feedback.views.imports.COUNTED` says which there are."""
     errors = models.JSONField(_("row errors"), default=list)
     """The first 100: [{"line": 3, "reason": "..."}]; line 0 is the file as a whole."""
     heartbeat_at = models.DateTimeField(null=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     created_at = models.DateTimeField(_("uploaded"), auto_now_add=True)
     finished_at = models.DateTimeField(null=True)
+    file_deleted_at = models.DateTimeField(null=True)
+    """The file goes some weeks after the import has ended; what it reports stays."""
 
     class Meta:
         ordering = ("-id",)
@@ -304,6 +307,8 @@ class Pair(NamedTuple):
     tie: bool
     weight: float = 1.0
     """The K(K-1)/2 pairs of K completions share the weight of the K-1 judgements that ordered them."""
+    stated: float | None = None
+    """The margin in an imported file, where it is another number: it goes out again and trains nothing."""
 
 
 class Preference(models.Model):
@@ -330,6 +335,9 @@ class Preference(models.Model):
     strength = models.SmallIntegerField(_("strength"), null=True)
     """-3 (candidate 0 much better) .. 0 (tie) .. 3 (candidate 1 much better): on completions, not on sides.
     Null in a withdrawal and in judgements that are not pairwise."""
+    margin = models.FloatField(_("margin"), null=True)
+    """What the file of an imported preference says, where it is no whole strength: 0.37, 12. Strength is the
+    nearest step and decides what trains."""
     ranking = models.JSONField(_("ranking"), default=list, blank=True)
     """Groups of candidate positions, best first; those of one group tie: [[2], [0, 3], [1]]."""
     ratings = models.JSONField(_("ratings"), default=list, blank=True)
@@ -433,7 +441,9 @@ class Preference(models.Model):
         if ordered := self.ordered():
             texts = [candidate.completion for candidate in self.comparison.candidates.all()]
             found = [
-                Pair(texts[pair.better], texts[pair.worse], pair.margin, pair.tie, weight=2 / len(texts))
+                Pair(
+                    texts[pair.better], texts[pair.worse], pair.margin, pair.tie, 2 / len(texts), self.margin
+                )
                 for pair in ordered
             ]
         if self.written is not None and self.corrects is not None and not self.withdrawn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from feedback import imports
+from feedback import import_files, imports
 from feedback.models import DataImport
 
 
@@ -17,8 +17,9 @@ def run_import(import_id: int) -> None:
 
 @shared_task(time_limit=60)
 def sweep_imports() -> None:
-    """Ring again for imports that wait, take back those whose worker died, discard what nobody confirmed."""
+    """Ring again for imports that wait, take back those whose worker died, delete files that nobody needs."""
     for import_id in imports.take_back():
         run_import.delay(import_id)
-    imports.discard_unconfirmed()
-    imports.discard_leftovers()
+    import_files.discard_unconfirmed()
+    import_files.discard_leftovers()
+    import_files.delete_old_files()

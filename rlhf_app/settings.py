@@ -138,6 +138,8 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024
 """Also the most that anybody may send anywhere but to an import, see rlhf_app/asgi.py."""
 FILE_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 IMPORT_MAX_BYTES = env.integer("IMPORT_MAX_MEGABYTES", 512, low=1, high=100_000) * 1024 * 1024
+IMPORT_KEEP_DAYS = env.integer("IMPORT_KEEP_DAYS", 30, low=0, high=36_500)
+"""After which the file of an import that has ended is deleted; 0 keeps it."""
 
 # --- who may come in --------------------------------------------------------------------------------
 AUTH_USER_MODEL = "feedback.User"

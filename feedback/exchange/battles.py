@@ -46,7 +46,8 @@ def read(data: dict[str, Any], line: int) -> Row:
         )
         raise BadRow(_("the conversations part at turn %d: wanted the same turns before the last") % parted)
     strength, acceptability = VERDICTS[winner]
-    judged = Judged("pairwise", (0, 1), strength=strength, acceptability=acceptability)
+    by = external_id_of(data, "judge")  # who judged, by a name or a number
+    judged = Judged("pairwise", (0, 1), strength=strength, acceptability=acceptability, by=by)
     texts = different((left[-1]["content"], right[-1]["content"]), "conversation")
     return Row(line, checked_prompt(left[:-1]), external_id_of(data, "question_id"), texts, (judged,))
 

@@ -19,10 +19,12 @@ from feedback.exchange.rows import (
     different,
     external_id_of,
     list_in,
+    margin_in,
     one_of,
     optional_list,
     prompt_in,
     required,
+    short,
     text_in,
     time_in,
     whole_number,
@@ -37,9 +39,9 @@ PURPOSES = ("training", "gold", "review")
 ANSWERS = ("strength", "ranking", "ratings")
 COLUMNS = (
     "judgement", "project", "comparison", "purpose", "kind", "prompt", "messages", "candidates",
-    "gold_answer", *ANSWERS, "acceptability", "written", "corrects", "flags", "comment", "shown_order",
-    "annotator", "guideline", "opened_at", "judged_at", "active_ms", "late", "simulated", "imported",
-    "withdrawn", "supersedes", "in_force", "adjudication", "overruled",
+    "gold_answer", *ANSWERS, "margin", "acceptability", "written", "corrects", "flags", "comment",
+    "shown_order", "annotator", "guideline", "opened_at", "judged_at", "active_ms", "late", "simulated",
+    "imported", "withdrawn", "supersedes", "in_force", "adjudication", "overruled",
 )  # fmt: skip
 PROMPT_COLUMNS = ("id", "external_id", "split", "source")
 DAY_MS = 24 * 3600 * 1000
@@ -100,6 +102,7 @@ def judgement(data: dict[str, Any], texts: tuple[str, ...]) -> Judged:
         flags=tuple(short(flag, "flags", MAX_NAME) for flag in optional_list(data, "flags")),
         comment=short(data.get("comment") or "", "comment", MAX_COMMENT),
         by=short(data.get("annotator") or "", "annotator", MAX_NAME),
+        opened=time_in(data, "opened_at"),
         at=time_in(data, "judged_at"),
         active_ms=None if data.get("active_ms") is None else whole_number(data, "active_ms", 0, DAY_MS),
         shown=shown_order(data, len(texts)),
@@ -120,7 +123,7 @@ def correction_alone(said: Judged) -> tuple[Judged, ...]:
 
 def answer_of(data: dict[str, Any], kind: str, number: int) -> dict[str, Any]:
     if kind == "pairwise":
-        return {"strength": whole_number(data, "strength", -3, 3)}
+        return {"strength": whole_number(data, "strength", -3, 3), "margin": margin_in(data)}
     if kind == "ranking":
         return {"ranking": ranking_of(required(data, "ranking"), number)}
     if kind == "rating" and data.get("ratings"):
@@ -139,14 +142,6 @@ def gold_answer(data: dict[str, Any], number: int) -> dict[str, Any]:
     return {"ratings": list(ratings_of(required(given, "ratings"), number))}
 
 
-def short(value: object, name: str, limit: int) -> str:
-    if not isinstance(value, str):
-        raise wrong_type(name, _("text"), value)
-    if len(value) > limit:
-        raise BadRow(_("'%(name)s' over %(limit)d characters") % {"name": name, "limit": limit})
-    return value
-
-
 def shown_order(data: dict[str, Any], number: int) -> tuple[int, ...]:
     if not data.get("shown_order"):
         return ()
@@ -161,7 +156,7 @@ def write(preference: Preference) -> Iterator[dict[str, Any]]:
     comparison = preference.comparison
     prompt = comparison.prompt
     candidates = [candidate.completion for candidate in comparison.candidates.all()]
-    later = preference.later  # type: ignore[attr-defined]  # annotated by feedback.exports
+    later = preference.later  # type: ignore[attr-defined]  # set by feedback.exported_rows
     yield {
         "judgement": preference.pk,
         "project": comparison.project.slug,
@@ -175,6 +170,7 @@ def write(preference: Preference) -> Iterator[dict[str, Any]]:
         "candidates": [completion_facts(completion) for completion in candidates],
         "gold_answer": comparison.gold_answer,
         "strength": preference.strength,
+        "margin": preference.margin,
         "ranking": preference.ranking,
         "ratings": preference.ratings,
         "acceptability": preference.acceptability,
@@ -186,7 +182,7 @@ def write(preference: Preference) -> Iterator[dict[str, Any]]:
         "shown_order": preference.shown_order,
         "annotator": pseudonym(comparison.project, preference.annotator),
         "guideline": preference.guideline and preference.guideline.version,
-        "opened_at": preference.assignment and preference.assignment.created_at.isoformat(),
+        "opened_at": opened_at(preference),
         "judged_at": preference.created_at.isoformat(),
         "active_ms": preference.active_ms,
         "late": preference.late,
@@ -198,6 +194,14 @@ def write(preference: Preference) -> Iterator[dict[str, Any]]:
         "adjudication": preference.adjudication,
         "overruled": preference.overruled,
     }  # fmt: skip
+
+
+def opened_at(preference: Preference) -> str | None:
+    """None where nobody knows: an imported judgement may have been opened no earlier than it was judged."""
+    assignment = preference.assignment
+    if assignment is None or (preference.imported and assignment.created_at >= preference.created_at):
+        return None
+    return assignment.created_at.isoformat()
 
 
 def completion_facts(completion: Completion) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from feedback.exchange.rows import (
     optional_list,
     prompt_in,
     required,
+    short,
     whole_number,
     wrong_type,
 )
@@ -161,7 +162,7 @@ def facts_of(
     return {
         "by": "" if who is None else str(who),
         "active_ms": round(seconds * 1000) if timed else None,
-        "comment": texts.get("comment", ("", ""))[1][:MAX_COMMENT],
+        "comment": short(texts.get("comment", ("", ""))[1], "comment", MAX_COMMENT),
         "written": written,
         "corrects": names.get(place) if written is not None else None,
         "acceptability": next((value for value in ACCEPTABILITY if value in choices), ""),
@@ -197,7 +198,8 @@ def ratings_of(regions: list[Region], names: dict[str, int]) -> tuple[dict[str, 
     for region in regions:
         place = names.get(region.of, 0 if len(names) == 1 else None)
         if "rating" in region.value and place is not None:
-            found[place][region.control[:MAX_NAME]] = whole_number(region.value, "rating", 1, 5)
+            criterion = short(region.control, "from_name", MAX_NAME)
+            found[place][criterion] = whole_number(region.value, "rating", 1, 5)
     return tuple(found) if any(found) else ()
 
 

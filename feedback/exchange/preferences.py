@@ -12,12 +12,12 @@ from feedback.exchange.rows import (
     asked,
     checked_prompt,
     completion_in,
+    degree_of,
     external_id_of,
     messages_of,
     preferred,
     prompt_in,
     required,
-    strength_of,
     wrong_type,
 )
 from feedback.exchange.transcripts import common_length
@@ -46,9 +46,7 @@ def read(data: dict[str, Any], line: int) -> Row:
         messages, chosen, rejected = standard(data.get("prompt"), chosen, rejected)
     else:
         messages, chosen, rejected = conversational(data.get("prompt"), chosen, rejected)
-    return preferred(
-        line, checked_prompt(messages), external_id_of(data), chosen, rejected, strength_of(data)
-    )
+    return preferred(line, checked_prompt(messages), external_id_of(data), chosen, rejected, degree_of(data))
 
 
 def standard(prompt: object, chosen: str, rejected: str) -> tuple[list[Message], str, str]:
@@ -85,5 +83,5 @@ def write(preference: Preference) -> Iterator[dict[str, Any]]:
                 "prompt": prompt,
                 "chosen": [{"role": "assistant", "content": pair.chosen.text}],
                 "rejected": [{"role": "assistant", "content": pair.rejected.text}],
-                "margin": pair.margin,
+                "margin": pair.margin if pair.stated is None else pair.stated,
             }

@@ -18,6 +18,8 @@ from feedback.texts import Message
 DEFAULT_STRENGTH = 2
 """Files that only say which is better mean "better": the middle of slightly, better, much better."""
 MAX_COMPLETIONS = 64
+MAX_MARGIN = 10**9
+"""Whole numbers up to here are the same in every reader of JSON."""
 MAX_ID, MAX_COMMENT, MAX_NAME = 200, 4000, 40
 ROLES = ("system", "user", "assistant")
 ACCEPTABILITY = ("both", "one", "neither")
@@ -30,6 +32,8 @@ class Judged(NamedTuple):
     of: tuple[int, ...]
     strength: int | None = None
     """Pairwise: above 0 when the second of `of` is better."""
+    margin: float | None = None
+    """As the file states it, where it is no whole strength."""
     ranking: tuple[tuple[int, ...], ...] = ()
     """Groups of indices like `of`, best first."""
     ratings: tuple[dict[str, int], ...] = ()
@@ -42,6 +46,7 @@ class Judged(NamedTuple):
     comment: str = ""
     by: str = ""
     """A name that stands for one annotator in this file; "" when the file does not tell people apart."""
+    opened: datetime | None = None
     at: datetime | None = None
     active_ms: int | None = None
     shown: tuple[int, ...] = ()
@@ -67,15 +72,24 @@ class Row(NamedTuple):
     """Whether the order of the completions tells nothing and may stay."""
 
 
+class Degree(NamedTuple):
+    """How much better one completion is than another."""
+
+    strength: int
+    """Slightly (1), better (2), much better (3): the nearest of them."""
+    margin: float | None = None
+    """What the file states, where that is another number."""
+
+
 Read = Callable[[dict[str, Any], int], Row | list[Row]]
 """How a format reads an object of its file. One object may hold several prompts."""
 
 
 def preferred(
-    line: int, messages: list[Message], external_id: str, chosen: str, rejected: str, strength: int
+    line: int, messages: list[Message], external_id: str, chosen: str, rejected: str, degree: Degree
 ) -> Row:
-    """A row of the commonest kind: `strength` 0 to 3 says how much better `chosen` is."""
-    judged = Judged("pairwise", (0, 1), strength=-strength)
+    """A row of the commonest kind."""
+    judged = Judged("pairwise", (0, 1), strength=-degree.strength, margin=degree.margin)
     return Row(line, messages, external_id, (chosen, rejected), (judged,))
 
 
@@ -97,6 +111,15 @@ def text_in(data: dict[str, Any], name: str) -> str:
     value = required(data, name)
     if not isinstance(value, str):
         raise wrong_type(name, _("text"), value)
+    return value
+
+
+def short(value: object, name: str, limit: int) -> str:
+    """A text that is refused, and not cut off, when it is too long."""
+    if not isinstance(value, str):
+        raise wrong_type(name, _("text"), value)
+    if len(value) > limit:
+        raise BadRow(_("'%(name)s' over %(limit)d characters") % {"name": name, "limit": limit})
     return value
 
 
@@ -163,16 +186,27 @@ def time_in(data: dict[str, Any], name: str) -> datetime | None:
     return at
 
 
-def strength_of(data: dict[str, Any]) -> int:
-    """A margin becomes the nearest of slightly (1), better (2), much better (3)."""
+def margin_in(data: dict[str, Any]) -> float | None:
     margin = data.get("margin")
     if margin is None:
-        return DEFAULT_STRENGTH
+        return None
     if isinstance(margin, bool) or not isinstance(margin, int | float):
         raise wrong_type("margin", _("a number"), margin)
     if margin < 0:
         raise BadRow(_("'margin' must be 0 or more, got %s") % margin)
-    return max(1, min(3, round(margin)))
+    if margin > MAX_MARGIN:
+        facts = {"limit": MAX_MARGIN, "found": margin}
+        raise BadRow(_("'margin' must be %(limit)d or less, got %(found)s") % facts)
+    return float(margin)
+
+
+def degree_of(data: dict[str, Any]) -> Degree:
+    """By the column `margin`; without one a file says "better"."""
+    margin = margin_in(data)
+    if margin is None:
+        return Degree(DEFAULT_STRENGTH)
+    strength = max(1, min(3, round(margin)))
+    return Degree(strength, None if margin == strength else margin)
 
 
 # --- turns ------------------------------------------------------------------------------------------

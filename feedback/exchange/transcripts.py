@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from django.utils.translation import gettext as _
 
-from feedback.exchange.rows import DEFAULT_STRENGTH, Row, checked_prompt, preferred, text_in
+from feedback.exchange.rows import DEFAULT_STRENGTH, Degree, Row, checked_prompt, preferred, text_in
 from feedback.lines import BadRow
 from feedback.models import Preference
 from feedback.texts import Message
@@ -43,7 +43,8 @@ def read(data: dict[str, Any], line: int) -> Row:
         for speaker, content in zip(turns[::2], turns[1::2], strict=True)
     ]
     rest = cut + len(ASSISTANT)
-    return preferred(line, checked_prompt(messages), "", chosen[rest:], rejected[rest:], DEFAULT_STRENGTH)
+    degree = Degree(DEFAULT_STRENGTH)
+    return preferred(line, checked_prompt(messages), "", chosen[rest:], rejected[rest:], degree)
 
 
 def write(preference: Preference) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django_htmx.http import HttpResponseStopPolling
 from kombu.exceptions import OperationalError as TransportError
@@ -87,7 +88,7 @@ def import_preview(request: Request, slug: str, pk: int) -> HttpResponse:
     project = get_project(request.user, slug, Role.ENGINEER)
     data_import = get_in_project(project, DataImport.objects.select_related("created_by"), pk)
     if data_import.state != DataImport.State.UPLOADED:
-        return redirect("import_detail", slug, pk)
+        return came_late(request, project, pk)
     form = preview_form(request, data_import)
     shown: Preview | None = None
     status = 200
@@ -95,13 +96,15 @@ def import_preview(request: Request, slug: str, pk: int) -> HttpResponse:
         status = 422
     elif form.is_bound and request.POST.get("do") == "import":
         answers = form.cleaned_data
-        imports.confirm(
+        confirmed = imports.confirm(
             data_import,
             format=answers["format"],
             options=form.options(),
             skip_bad_rows=answers["skip_bad_rows"],
             actor=request.user,
         )
+        if not confirmed:
+            return came_late(request, project, pk)
         transaction.on_commit(lambda: ring(pk))
         return redirect("import_detail", slug, pk)
     else:
@@ -115,6 +118,14 @@ def import_preview(request: Request, slug: str, pk: int) -> HttpResponse:
         "problems": shown.problems if shown else [],
     }
     return render(request, "feedback/import_preview.html", context, status=status)
+
+
+def came_late(request: Request, project: Project, pk: int) -> HttpResponse:
+    """To the import's page; whoever pressed a button is told that it did nothing."""
+    if request.method == "POST":
+        said = _("Nothing was changed: the import has been confirmed or cancelled meanwhile, see below.")
+        messages.warning(request, said)
+    return redirect("import_detail", project.slug, pk)
 
 
 def preview_form(request: Request, data_import: DataImport) -> PreviewForm:
@@ -170,8 +181,22 @@ def ring(import_id: int) -> None:
 # --- progress ---------------------------------------------------------------------------------------
 
 
+COUNTED = (
+    ("rows", gettext_lazy("Rows")),
+    ("prompts", gettext_lazy("New prompts")),
+    ("completions", gettext_lazy("New completions")),
+    ("comparisons", gettext_lazy("New comparisons")),
+    ("preferences", gettext_lazy("New preferences")),
+    ("unchanged", gettext_lazy("Rows that were there already")),
+    ("left_out", gettext_lazy("Second judgements by one person, left out")),
+    ("bad_rows", gettext_lazy("Bad rows")),
+)
+"""What the report of an import counts."""
+
+
 def import_context(project: Project, data_import: DataImport) -> dict[str, Any]:
     counts = data_import.counts
+    failed = data_import.state == DataImport.State.FAILED
     return {
         "project": project,
         "place": "data",
@@ -181,20 +206,15 @@ def import_context(project: Project, data_import: DataImport) -> dict[str, Any]:
         "checking": data_import.going and data_import.last_line == 0,
         "counts": [
             (label, counts.get(name, 0))
-            for name, label in (
-                ("rows", _("Rows")),
-                ("prompts", _("New prompts")),
-                ("completions", _("New completions")),
-                ("comparisons", _("New comparisons")),
-                ("preferences", _("New preferences")),
-                ("unchanged", _("Rows that were there already")),
-                ("bad_rows", _("Bad rows")),
-            )
+            for name, label in COUNTED
             # A file that was refused added nothing: no line of zeros for each kind.
             if data_import.last_line or name in ("rows", "bad_rows")
         ],
         "mapping": sorted(data_import.options.get("mapping", {}).items()),
         "errors": [located(error["line"], error["reason"]) for error in data_import.errors],
+        "file_there": data_import.file_deleted_at is None,
+        "may_skip": failed and not data_import.skip_bad_rows and counts.get("bad_rows", 0) > 0,
+        "may_leave_out": failed and any(error.get("code") == "people" for error in data_import.errors),
         "more_errors": max(0, counts.get("bad_rows", 0) - len(data_import.errors)),
         "may_change": at_least(project.role, Role.ENGINEER),  # type: ignore[attr-defined]  # by get_project
     }
@@ -237,3 +257,26 @@ def import_cancel(request: Request, slug: str, pk: int) -> HttpResponse:
     if not imports.cancel(data_import, actor=request.user):
         messages.info(request, _("The import had ended before it could be cancelled."))
     return redirect("import_detail", slug, pk)
+
+
+@require_POST
+def import_again(request: Request, slug: str, pk: int) -> HttpResponse:
+    """Read the kept file of an import that failed once more, as the button says."""
+    project = get_project(request.user, slug, Role.ENGINEER)
+    data_import = get_in_project(project, DataImport.objects.all(), pk)
+    wanted = request.POST.get("do", "")
+    if wanted not in ("skip_bad_rows", "nameless"):
+        return HttpResponse(status=400)
+    new = imports.again(
+        data_import,
+        actor=request.user,
+        skip_bad_rows=wanted == "skip_bad_rows",
+        nameless=wanted == "nameless",
+    )
+    if new is None:
+        messages.warning(
+            request, _("The file is no longer kept, or the import did not fail: upload it again.")
+        )
+        return redirect("import_detail", slug, pk)
+    transaction.on_commit(lambda: ring(new.pk))
+    return redirect("import_detail", slug, new.pk)

@@ -104,6 +104,7 @@ def test_an_upload_is_queued_and_a_worker_rung(
     assert data_import.options == {
         "container": "json_lines",
         "put_up": False,
+        "nameless": False,
         "ignore_extra": False,
         "split": "train",
         "mapping": {},
@@ -132,7 +133,7 @@ def test_a_broker_that_is_down_is_no_error(
 @pytest.mark.parametrize(
     ("content", "name", "status", "reason"),
     [
-        (b"", "a.jsonl", 422, "The submitted file is empty"),
+        (b"", "a.jsonl", 422, "No rows found in a.jsonl"),
         (b"\n\n", "a.jsonl", 422, "No rows found in a.jsonl"),
         (b"PK\x03\x04 xl/", "a.csv", 422, "Looks like an Excel file"),
         (b"x" * (2 * 1024 * 1024), "a.jsonl", 413, "The file is over 1 MiB"),
@@ -157,8 +158,10 @@ def test_a_refused_upload_says_why(
 
 def test_no_file_and_unknown_choices_are_named(project: Project, engineer: User, sign_in: SignIn) -> None:
     client = sign_in(engineer)
-    answer = client.post(reverse("import_upload", args=[project.slug]), {})
-    assert answer.status_code == 422 and b"This field is required" in answer.content
+    for fields in ({}, {"url": "https://files.example/pairs.jsonl"}):
+        answer = client.post(reverse("import_upload", args=[project.slug]), fields)
+        assert answer.status_code == 422
+        assert "Choose a file of your computer: import by URL is disabled." in answer.content.decode()
     send(client, project, rows())
     answer = confirm(client, project, DataImport.objects.get(), format="excel")
     assert answer.status_code == 422 and b"not one of the available choices" in answer.content
@@ -286,7 +289,7 @@ def test_the_status_polls_until_the_import_has_ended(
     imports.run_import(data_import)
     ended = client.get(url)
     assert ended.status_code == 286
-    assert "hx-get" not in ended.content.decode() and "Done" in ended.content.decode()
+    assert "hx-get" not in ended.content.decode() and ">done<" in ended.content.decode().lower()
 
 
 def test_the_report_names_every_bad_row(project: Project, engineer: User, sign_in: SignIn) -> None:

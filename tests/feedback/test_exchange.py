@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feedback.exchange.formats import Format
-from feedback.exchange.rows import Row, preferred
+from feedback.exchange.rows import Degree, Row, preferred
 from feedback.exchange.transcripts import common_length
 from feedback.lines import BadRow
 from tests.feedback.read_as import GOOD, assistant, line, rows_of, user
@@ -24,7 +24,7 @@ def test_hh_splits_at_the_last_shared_assistant_turn() -> None:
     start = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Name a fruit\n\nAssistant: "
     (row,) = rows_of(line(chosen=start + "An apple.", rejected=start + "An anvil."), Format.HH)
     assert row == preferred(
-        1, [user("Hi"), assistant("Hello."), user("Name a fruit")], "", "An apple.", "An anvil.", 2
+        1, [user("Hi"), assistant("Hello."), user("Name a fruit")], "", "An apple.", "An anvil.", Degree(2)
     )
 
 
@@ -100,15 +100,15 @@ def test_common_length_equals_the_slow_definition(first: str, second: str) -> No
     [
         (
             {"prompt": "Sky?", "chosen": " Blue.", "rejected": " Green."},
-            ([user("Sky?")], "", " Blue.", " Green.", 2),
+            ([user("Sky?")], "", " Blue.", " Green.", Degree(2)),
         ),
         (
             {"chosen": "The sky is blue.", "rejected": "The sky is green."},
-            ([user("The sky is")], "", "blue.", "green.", 2),
+            ([user("The sky is")], "", "blue.", "green.", Degree(2)),
         ),
         (
             {"prompt": [user("Sky?")], "chosen": [assistant("Blue.")], "rejected": [assistant("Green.")]},
-            ([user("Sky?")], "", "Blue.", "Green.", 2),
+            ([user("Sky?")], "", "Blue.", "Green.", Degree(2)),
         ),
         (
             {
@@ -117,7 +117,7 @@ def test_common_length_equals_the_slow_definition(first: str, second: str) -> No
                 "margin": 3.0,
                 "id": 17,
             },
-            ([user("Sky?")], "17", "Blue.", "Green.", 3),
+            ([user("Sky?")], "17", "Blue.", "Green.", Degree(3)),
         ),
     ],
     ids=["standard explicit", "standard implicit", "conversational explicit", "conversational implicit"],
@@ -128,11 +128,15 @@ def test_trl_reads_all_four_shapes(columns: dict[str, Any], expected: tuple[Any,
 
 
 @pytest.mark.parametrize(
-    ("margin", "strength"), [(0, 1), (0.4, 1), (1, 1), (1.6, 2), (2.0, 2), (3, 3), (40, 3), (None, 2)]
-)
-def test_a_margin_becomes_the_nearest_strength(margin: float | None, strength: int) -> None:
+    ("margin", "strength", "kept"),
+    [(0, 1, 0.0), (0.4, 1, 0.4), (1, 1, None), (1.6, 2, 1.6), (2.0, 2, None), (3, 3, None), (40, 3, 40.0),
+     (None, 2, None)],
+)  # fmt: skip
+def test_a_margin_becomes_the_nearest_strength_and_stays_beside_it(
+    margin: float | None, strength: int, kept: float | None
+) -> None:
     (row,) = rows_of(line(prompt="p", chosen="a", rejected="b", margin=margin), Format.TRL)
-    assert row.judged[0].strength == -strength
+    assert (row.judged[0].strength, row.judged[0].margin) == (-strength, kept)
 
 
 def test_prompts_are_read_from_jsonl_csv_and_text() -> None:

@@ -127,6 +127,7 @@ def test_everything_that_is_recorded(told_of: Project) -> None:
         "comparison": row.comparison_id,
         "purpose": "training",
         "kind": "pairwise",
+        "margin": None,
         "prompt": {"id": row.comparison.prompt_id, "external_id": "", "split": "train", "source": ""},
         "messages": [user("Where?")],
         "gold_answer": None,

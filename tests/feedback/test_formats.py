@@ -226,7 +226,7 @@ def test_a_bad_argilla_record_says_why(row: dict[str, Any], expected: str) -> No
     ],
 )
 def test_battles_with_ties_and_both_bad(winner: str, strength: int, acceptability: str) -> None:
-    judged = Judged("pairwise", (0, 1), strength=strength, acceptability=acceptability)
+    judged = Judged("pairwise", (0, 1), strength=strength, acceptability=acceptability, by="arena_user_1")
     assert one(battle(winner), Format.BATTLES) == Row(1, [user("P")], "q", ("a", "b"), (judged,))
 
 

@@ -21,6 +21,7 @@ from feedback.models import (
 )
 from feedback.queue import GOLD_OVERLAP
 from tests.factories import make_preference, make_project
+from tests.feedback.exporting import lines
 from tests.feedback.importing import THREE, Killed, die_at, imported, number_of_rows, pairs, upload
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("batches_of_one_size")]
@@ -179,7 +180,7 @@ def test_people_whom_a_file_tells_apart_share_a_comparison(project: Project) -> 
     assert list(Comparison.objects.values_list("missing", "state")) == [(0, "done")]
     # A changed mind elsewhere does not make two judgements of one person.
     tasks_of["annotations"] = [task(1, "right")]
-    assert imported(project, json.dumps([tasks_of]), name="d.json").counts == {"rows": 1, "unchanged": 1}
+    assert imported(project, json.dumps([tasks_of]), name="d.json").counts == {"rows": 1, "left_out": 1}
 
 
 def test_the_first_judgement_of_a_person_counts_where_a_file_holds_two(project: Project) -> None:
@@ -195,13 +196,13 @@ def test_the_first_judgement_of_a_person_counts_where_a_file_holds_two(project: 
         return json.dumps([{"data": data, "annotations": annotations}])
 
     done = imported(project, task((1, "left"), (2, "left"), (1, "right")), name="a.json")
-    assert (done.state, done.counts["comparisons"], done.counts["preferences"]) == ("done", 1, 2)
+    assert (done.counts["comparisons"], done.counts["preferences"], done.counts["left_out"]) == (1, 2, 1)
     [first] = Preference.objects.filter(annotator__username=f"imported-{project.slug}.1")
     assert first.pairs()[0].chosen.text == "a"
     # The comparison is there now, its person not, nor with either of two further judgements.
-    assert imported(project, task((1, "left"), (1, "right")), name="b.json").counts["unchanged"] == 1
+    assert imported(project, task((1, "left"), (1, "right")), name="b.json").counts["left_out"] == 1
     later = imported(project, task((3, "right"), (3, "left")), name="c.json")
-    assert later.counts == {"rows": 1, "preferences": 1}
+    assert later.counts == {"rows": 1, "preferences": 1, "left_out": 1}
 
 
 def test_gold_comparisons_can_be_put_up_from_a_file(project: Project) -> None:
@@ -244,6 +245,28 @@ def test_rows_of_one_object_are_written_together(project: Project, monkeypatch: 
     data_import.refresh_from_db()
     assert data_import.state == "done"
     assert (Prompt.objects.count(), Preference.objects.count()) == (5 * 61, 5)
+
+
+def test_nothing_is_opened_after_it_was_judged(project: Project) -> None:
+    """A file that does not say when, or says nonsense: then nobody knows."""
+
+    def row(number: int, **times: str) -> dict[str, Any]:
+        return {
+            "judgement": number, "project": "elsewhere", "comparison": number, "purpose": "training",
+            "kind": "pairwise", "messages": [{"role": "user", "content": "p"}],
+            "candidates": [{"text": "a"}, {"text": f"b{number}"}], "strength": 1, "in_force": True, **times,
+        }  # fmt: skip
+
+    early, late = "2026-01-31T11:59:20+00:00", "2026-01-31T12:00:00+00:00"
+    given = [
+        {"opened_at": early, "judged_at": late}, {"judged_at": late},
+        {"opened_at": late, "judged_at": early}, {},
+    ]  # fmt: skip
+    imported(project, "".join(json.dumps(row(n, **times)) + "\n" for n, times in enumerate(given, 1)))
+    for preference in Preference.objects.select_related("assignment"):
+        assert preference.assignment is not None
+        assert preference.assignment.created_at <= preference.created_at
+    assert [line["opened_at"] for line in lines(project, "judgements")] == [early, None, None, None]
 
 
 # --- again ------------------------------------------------------------------------------------------

@@ -327,6 +327,10 @@ def test_the_command_fails_with_what_the_page_would_say(project: Project, tmp_pa
     for arguments, reason in (
         (("nowhere", path), "There is no project at /p/nowhere/."),
         ((project.slug, path, "--user", "nobody"), "There is no user nobody."),
+        (
+            (project.slug, "https://files.example/a.jsonl"),
+            "Import by URL is disabled: download the file first.",
+        ),
         ((project.slug, path, "--column", "x"), "--column: wanted THEIRS=OURS, each of THEIRS once."),
     ):
         with pytest.raises(CommandError, match=f"^{re.escape(reason)}$"):

@@ -86,7 +86,7 @@ def test_label_studio_tasks_reach_a_fixed_point(told_of: Project) -> None:
     assert told(again(once, "label_studio"), "label_studio") == once
 
 
-NOT_KEPT = ("judgement", "project", "comparison", "opened_at", "imported", "guideline", "supersedes")
+NOT_KEPT = ("judgement", "project", "comparison", "imported", "guideline", "supersedes")
 """Numbers of this installation, and what only an assignment made here has."""
 
 

@@ -26,13 +26,14 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("project", help="the project's address, as in /p/ADDRESS/")
-        parser.add_argument("file", type=Path)
+        parser.add_argument("file")
         parser.add_argument("--format", choices=Format.values, default="", help="default: by content")
         parser.add_argument(
             "--column", action="append", default=[], metavar="THEIRS=OURS",
             help="read a column of the file as one of ours; THEIRS= leaves it out; may be repeated",
         )  # fmt: skip
         parser.add_argument("--put-up", action="store_true", help="put the completions up for judging")
+        parser.add_argument("--nameless", action="store_true", help="leave out who judged")
         parser.add_argument("--split", choices=Prompt.Split.values, default=Prompt.Split.TRAIN)
         parser.add_argument("--skip-bad-rows", action="store_true")
         parser.add_argument("--ignore-extra", action="store_true", help="ignore other columns")
@@ -69,12 +70,15 @@ class Command(BaseCommand):
         mapping = dict(pair.split("=", 1) for pair in options["column"] if "=" in pair)
         if len(mapping) != len(options["column"]):
             raise CommandError("--column: wanted THEIRS=OURS, each of THEIRS once.")
-        wanted = {name: options[name] for name in ("put_up", "ignore_extra", "split")}
+        wanted = {name: options[name] for name in ("put_up", "nameless", "ignore_extra", "split")}
+        if "://" in options["file"]:
+            raise CommandError("Import by URL is disabled: download the file first.")
+        path = Path(options["file"])
         try:
             return imports.receive(
                 project,
-                pieces(options["file"]),
-                file_name=options["file"].name,
+                pieces(path),
+                file_name=path.name,
                 format=options["format"],
                 options={**wanted, "mapping": mapping},
                 skip_bad_rows=options["skip_bad_rows"],
