@@ -38,6 +38,7 @@ urlpatterns: list[URLPattern] = [
     path("p/<slug:slug>/data/imports/<int:pk>/status/", imports.import_status, name="import_status"),
     path("p/<slug:slug>/data/imports/<int:pk>/bad-rows/", imports.import_errors, name="import_errors"),
     path("p/<slug:slug>/data/imports/<int:pk>/cancel/", imports.import_cancel, name="import_cancel"),
+    path("p/<slug:slug>/data/imports/<int:pk>/again/", imports.import_again, name="import_again"),
     path("p/<slug:slug>/data/export/", data.export_preferences, name="export_preferences"),
     # comparisons
     path("p/<slug:slug>/comparisons/", comparisons.comparisons, name="comparisons"),

@@ -39,6 +39,7 @@ NO_PAGE = {
     "judge_ahead": "takes POST only",
     "judge_draft": "takes POST only",
     "import_cancel": "takes POST only",
+    "import_again": "takes POST only",
     "import_status": "a part of import_detail",
     "import_errors": "a download",
     "export_preferences": "a download",
