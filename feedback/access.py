@@ -47,6 +47,12 @@ def get_project(user: User, slug: str, role: Role = Role.ANNOTATOR) -> Project:
     return project
 
 
+def archived_project(user: User, slug: str) -> Project | None:
+    """The project that was closed, for whoever could open it before; None for everybody else."""
+    rows = Project.objects.exclude(archived_at=None).filter(slug=slug)
+    return (rows if user.is_superuser else rows.filter(memberships__user=user)).first()
+
+
 MEMBERSHIP = Prepared(
     lambda: Membership.objects.select_related("project").filter(
         user=number("user"), project__slug=text("slug"), project__archived_at=None

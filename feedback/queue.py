@@ -1,4 +1,4 @@
-"""Who judges what next: claim, renew, submit, skip, undo.
+"""Who judges what next: claim, renew, submit, skip. What is undone: `taking_back.py`.
 
 The rules, all kept in the database:
 
@@ -19,14 +19,13 @@ waiting for a lock could revive a lease that somebody else has taken over meanwh
 from __future__ import annotations
 
 import secrets
-import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Case, Count, Exists, F, Min, OuterRef, Q, Subquery, Value, When
+from django.db.models import Case, Count, Exists, F, OuterRef, Q, Subquery, Value, When
 from django.db.models.functions import Coalesce, Greatest
 from django.db.models.query import QuerySet
 from django.utils import timezone
@@ -47,12 +46,6 @@ from rlhf_app.prepared import Given, Prepared, PreparedUpdate, insert, moment, n
 
 LEASED, JUDGED = Assignment.State.LEASED, Assignment.State.JUDGED
 SKIPPED, EXPIRED = Assignment.State.SKIPPED, Assignment.State.EXPIRED
-BROUGHT_IN = Q(shown_order=[]) & ~Q(comparison__kind=ComparisonKind.DEMONSTRATION)
-"""Assignments of imported judgements: their importer never saw the texts and cannot take anything back."""
-UNDO_WITHIN = timedelta(hours=24)
-"""Older judgements stay: others have built on them."""
-
-
 SHOWN = ("project_id", "kind", "overlap", "state", "prompt__messages")
 PLENTY = 20
 """So many free comparisons must be left for somebody to hold a second one."""
@@ -111,32 +104,6 @@ def next_one(*, skip_locked: bool) -> Prepared:
         return queue.select_for_update(skip_locked=skip_locked and locks_rows(), of=("self",))[:1]
 
     return Prepared(rows)
-
-
-class Waiting(NamedTuple):
-    """Why there is nothing to claim."""
-
-    comparisons: int
-    """Put up in the project and not withdrawn."""
-    done: int
-    mine: int
-    """Open ones that this annotator has judged or skipped: they need somebody else."""
-    with_others: int
-    """Open ones that are in other people's hands right now."""
-    back_at: datetime | None
-    """When the first of these leases ends, unless it is renewed."""
-
-
-def waiting(project: Project, annotator: User, *, now: datetime | None = None) -> Waiting:
-    """The facts for the page that has nothing to show."""
-    now = now or timezone.now()
-    put_up = Comparison.objects.filter(project=project).exclude(state=Comparison.State.WITHDRAWN)
-    put_up = put_up.exclude(purpose=Comparison.Purpose.GOLD)
-    count = put_up.aggregate(all=Count("pk"), done=Count("pk", filter=Q(state=Comparison.State.DONE)))
-    mine = put_up.open().filter(closed_by(annotator)).count()
-    held = put_up.open().filter(~closed_by(annotator))
-    back_at = Assignment.objects.filter(live(now), comparison__in=held).aggregate(at=Min("lease_expires_at"))
-    return Waiting(count["all"], count["done"], mine, held.count(), back_at["at"])
 
 
 # --- claim and renew --------------------------------------------------------------------------------
@@ -338,7 +305,7 @@ def release(project: Project, annotator: User) -> int:
         return held.update(state=EXPIRED, lease_expires_at=now, closed_at=now)
 
 
-# --- submit, skip, undo -----------------------------------------------------------------------------
+# --- submit, skip -----------------------------------------------------------------------------
 
 
 def submit(
@@ -486,83 +453,12 @@ def skip(
         return assignment
 
 
-def last_closed(project: Project, annotator: User, *, now: datetime | None = None) -> Assignment | None:
-    """What an undo would take back: the annotator's latest judgement or skip of the last day."""
-    since = (now or timezone.now()) - UNDO_WITHIN
-    found: Assignment | None = LAST_CLOSED.first(project=project.pk, annotator=annotator.pk, since=since)
-    if found is not None:
-        found.comparison.project = project
-    return found
-
-
-def closed_since() -> QuerySet[Assignment]:
-    rows = Assignment.objects.filter(
-        annotator=number("annotator"),
-        state__in=(JUDGED, SKIPPED),
-        closed_at__gt=moment("since"),
-        comparison__project=number("project"),
-    )
-    rows = rows.exclude(comparison__state=Comparison.State.WITHDRAWN).exclude(BROUGHT_IN)
-    return rows.select_related("comparison").order_by("-closed_at", "-pk")[:1]
-
-
-def undo(
-    project: Project,
-    annotator: User,
-    *,
-    assignment: Assignment | None = None,
-    now: datetime | None = None,
-) -> Assignment | None:
-    """Take back the latest judgement or skip, or the one of `assignment`, and show its comparison again.
-
-    A judgement stays on record under a withdrawal row. None when there is nothing to take back: too old,
-    taken back already, or a skipped comparison that somebody else has taken on.
-    """
-    with transaction.atomic():
-        hold(annotator)
-        chosen = assignment or last_closed(project, annotator, now=now)
-        if chosen is None:
-            return None
-        chosen = locked(chosen, annotator)
-        now = now or timezone.now()
-        if chosen.closed_at is None or chosen.closed_at <= now - UNDO_WITHIN:
-            return None
-        if chosen.comparison.state == Comparison.State.WITHDRAWN or chosen.state not in (JUDGED, SKIPPED):
-            return None
-        if Assignment.objects.filter(BROUGHT_IN, pk=chosen.pk).exists():
-            return None
-        if chosen.state == SKIPPED:
-            free = with_free_slots(now).filter(pk=chosen.comparison_id).exists()
-            return reopen(chosen, now) if free else None
-        withdraw(chosen)
-        reopen(chosen, now)
-        settle(chosen.comparison)
-        return chosen
-
-
-def withdraw(assignment: Assignment) -> None:
-    """The row that says: this judgement counts no more."""
-    last = assignment.preferences.order_by("-pk")[0]
-    Preference.objects.create(
-        assignment=assignment,
-        comparison=assignment.comparison,
-        annotator=last.annotator,
-        shown_order=last.shown_order,
-        idempotency_key=f"undo-{uuid.uuid4()}",
-        supersedes=last,
-        withdrawn=True,
-        kind=last.kind,
-        simulated=last.simulated,
-    )
-
-
 # --- queries of every judgement ---------------------------------------------------------------------
 
 NEXT, NEXT_PATIENT = next_one(skip_locked=True), next_one(skip_locked=False)
 MINE = Prepared(lease_of_mine)
 HELD = Prepared(lambda: leases_of_mine().filter(pk=number("pk")))
 FREE = Prepared(enough)
-LAST_CLOSED = Prepared(closed_since)
 ASSIGNMENTS = Prepared(lambda: Assignment.objects.filter(comparison=number("comparison")))
 GUIDELINE = Prepared(
     lambda: Guideline.objects.filter(project=number("project")).defer("text").order_by("-version")[:1]

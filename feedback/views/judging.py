@@ -17,8 +17,7 @@ from django.shortcuts import redirect, render
 from django.utils.translation import gettext
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from feedback import queue
-from feedback.access import get_project
+from feedback import queue, queue_waiting, taking_back
 from feedback.forms import FORMS, JudgementForm, LeaseForm, SkipForm
 from feedback.markdown import rendered
 from feedback.models import (
@@ -30,6 +29,7 @@ from feedback.models import (
     canonical_json,
 )
 from feedback.recording import Said
+from feedback.views.judging_closed import in_open_project
 from feedback.views.judging_page import (
     ACTIONS,
     LONGEST_DRAFT,
@@ -49,9 +49,9 @@ from rlhf_app.prepared import Prepared, number
 
 
 @require_http_methods(["GET", "POST"])
-def judge(request: Request, slug: str) -> HttpResponse:
+@in_open_project
+def judge(request: Request, project: Project) -> HttpResponse:
     """GET claims and shows a comparison; POST records a judgement and answers with the next comparison."""
-    project = get_project(request.user, slug)
     if request.method == "GET":
         return next_comparison(request, project)
     assignment = own_assignment(request, project)
@@ -107,9 +107,9 @@ def said_of(assignment: Assignment, form: JudgementForm) -> dict[str, Any]:
 
 
 @require_GET
-def judge_text(request: Request, slug: str) -> HttpResponse:
+@in_open_project
+def judge_text(request: Request, project: Project) -> HttpResponse:
     """The very text of a completion on the annotator's screen, to start a correction from."""
-    project = get_project(request.user, slug)
     texts = texts_of(own_assignment(request, project))
     place = whole_number(request.GET.get("place", ""))
     if place is None or place >= len(texts):
@@ -118,9 +118,9 @@ def judge_text(request: Request, slug: str) -> HttpResponse:
 
 
 @require_POST
-def judge_skip(request: Request, slug: str) -> HttpResponse:
+@in_open_project
+def judge_skip(request: Request, project: Project) -> HttpResponse:
     """Pass the shown comparison on to somebody else, with a reason."""
-    project = get_project(request.user, slug)
     form = SkipForm(request.POST)
     assignment = posted_assignment(request, project, form)
     if not form.is_valid():
@@ -133,20 +133,23 @@ def judge_skip(request: Request, slug: str) -> HttpResponse:
 
 
 @require_POST
-def judge_undo(request: Request, slug: str) -> HttpResponse:
+@in_open_project
+def judge_undo(request: Request, project: Project) -> HttpResponse:
     """Take back the latest judgement or skip, or the one named in the post, and show it again."""
-    project = get_project(request.user, slug)
     named = own_assignment(request, project) if request.POST.get("assignment") else None
-    undone = queue.undo(project, request.user, assignment=named)
+    undone = taking_back.undo(project, request.user, assignment=named)
     if undone is None:
         return after(request, project, gettext("There is nothing to take back."))
+    if undone.state != Assignment.State.LEASED:
+        said = gettext("Taken back. It was an extra judgement: others have the comparison now.")
+        return after(request, project, said)
     return after(request, project, gettext("Taken back. Judge it again, or skip it."))
 
 
 @require_POST
-def judge_draft(request: Request, slug: str) -> HttpResponse:
+@in_open_project
+def judge_draft(request: Request, project: Project) -> HttpResponse:
     """Keep what was typed so far, so that it is there on another machine too; 409 once it is judged."""
-    project = get_project(request.user, slug)
     assignment = own_assignment(request, project)
     form = LeaseForm(request.POST)
     draft = draft_in(request.POST, FORMS[assignment.comparison.kind](request.POST, assignment=assignment))
@@ -160,9 +163,9 @@ def judge_draft(request: Request, slug: str) -> HttpResponse:
 
 
 @require_POST
-def judge_ahead(request: Request, slug: str) -> HttpResponse:
+@in_open_project
+def judge_ahead(request: Request, project: Project) -> HttpResponse:
     """The comparison after the one on the screen, to be kept ready; 204 where there is none to spare."""
-    project = get_project(request.user, slug)
     ahead = queue.claim_ahead(own_assignment(request, project), request.user)
     if ahead is None:
         return HttpResponse(status=204)
@@ -170,9 +173,9 @@ def judge_ahead(request: Request, slug: str) -> HttpResponse:
 
 
 @require_POST
-def judge_renew(request: Request, slug: str) -> HttpResponse:
+@in_open_project
+def judge_renew(request: Request, project: Project) -> HttpResponse:
     """The page's heartbeat: 204 while the lease is held, 409 once somebody else may have the comparison."""
-    project = get_project(request.user, slug)
     form = LeaseForm(request.POST)
     assignment = posted_assignment(request, project, form)
     if not form.is_valid():
@@ -235,7 +238,11 @@ def next_comparison(
     """What is leased already, or else what the queue gives; `closed` is what was judged just now."""
     assignment = following or queue.claim(project, request.user)
     if assignment is None:
-        context = {"waiting": queue.waiting(project, request.user), "notice": notice, "problem": problem}
+        context = {
+            "waiting": queue_waiting.waiting(project, request.user),
+            "notice": notice,
+            "problem": problem,
+        }
         return respond(request, project, context, status, closed)
     return show(request, project, assignment, closed=closed, notice=notice, problem=problem, status=status)
 
@@ -279,7 +286,7 @@ def respond(
         "place": "judge",
         "urls": urls_of(project.slug),
         "today": today(project, request.user),
-        "undoable": closed or queue.last_closed(project, request.user),
+        "undoable": closed or taking_back.last_closed(project, request.user),
         "guideline": guideline,
     }
     template = "feedback/_comparison.html"

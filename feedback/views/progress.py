@@ -12,7 +12,7 @@ from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 
-from feedback import queue
+from feedback import taking_back
 from feedback.access import get_project
 from feedback.forms import Flag, words_of
 from feedback.models import Assignment, Preference, PreferenceQuerySet, Project, User
@@ -90,5 +90,5 @@ def recent_row(preference: Preference) -> dict[str, Any]:
         "said": words_of(preference),
         "corrected": preference.corrects_id is not None,
         "flags": [FLAGS.get(flag, flag) for flag in preference.flags],
-        "changeable": preference.created_at > timezone.now() - queue.UNDO_WITHIN,
+        "changeable": preference.created_at > timezone.now() - taking_back.UNDO_WITHIN,
     }

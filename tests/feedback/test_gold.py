@@ -8,7 +8,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from feedback import gold, queue
+from feedback import gold, queue, queue_waiting, taking_back
 from feedback.models import AuditEntry, Comparison, Preference, Project, User
 from tests.factories import (
     make_comparison,
@@ -84,7 +84,7 @@ def test_each_person_meets_each_gold_once_and_never_gold_alone(monkeypatch: pyte
 def test_gold_is_no_work_that_is_waited_for() -> None:
     project = make_project(gold_rate=0.5)
     make_gold(project)
-    waiting = queue.waiting(project, make_member(project=project))
+    waiting = queue_waiting.waiting(project, make_member(project=project))
     assert (waiting.comparisons, waiting.done, waiting.mine, waiting.with_others) == (0, 0, 0, 0)
 
 
@@ -106,7 +106,7 @@ def test_nobody_is_tested_with_what_they_judged_themselves(monkeypatch: pytest.M
     original = put_up(prompt, [one, two])
     hers = make_preference(comparison=original, annotator=ana)
     undone = make_preference(comparison=original, annotator=dan)
-    assert queue.undo(project, dan, assignment=undone.assignment) is not None
+    assert taking_back.undo(project, dan, assignment=undone.assignment) is not None
     for others in ([one, three], [one], [one, two, three]):
         kind = {1: "rating", 2: "pairwise", 3: "ranking"}[len(others)]
         said = {"rating": {"ratings": [{"helpful": 3}]}, "ranking": {"ranking": [[1], [0, 2]]}}
@@ -146,7 +146,7 @@ def test_grades_count_right_and_wrong_by_person() -> None:
 def test_a_judgement_taken_back_is_not_graded() -> None:
     project = make_project()
     row = make_preference(comparison=make_gold(project), strength=-3)
-    queue.undo(project, row.annotator, assignment=row.assignment)
+    taking_back.undo(project, row.annotator, assignment=row.assignment)
     assert gold.grades(project).by_annotator == {}
 
 
@@ -197,7 +197,7 @@ def test_what_is_no_answer_becomes_no_gold(project: Project, sign_in: SignIn, en
     imported = make_preference(project=project, imported=True)
     robots = make_preference(project=project, simulated=True)
     undone = make_preference(project=project)
-    queue.undo(project, undone.annotator, assignment=undone.assignment)
+    taking_back.undo(project, undone.annotator, assignment=undone.assignment)
     browser = sign_in(engineer)
     for row in (elsewhere, imported, robots, undone):
         browser.post(reverse("gold_make", args=[project.slug, row.pk]))

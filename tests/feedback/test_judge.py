@@ -318,12 +318,58 @@ def test_submit_after_the_lease_is_kept_and_says_so(
     assert Preference.objects.get().late
 
 
-def test_submit_to_a_closed_project_is_not_found(project: Project, mei: Annotator) -> None:
+def test_undo_of_an_extra_judgement_says_that_others_have_it(
+    project: Project, mei: Annotator, sign_in: SignIn
+) -> None:
     make_comparison(project=project)
     fields = form_in(mei.get())
+    Assignment.objects.update(lease_expires_at=timezone.now() - timedelta(seconds=1))
+    Annotator(sign_in(make_member(project=project)), project).get()  # takes it over
+    mei.post(fields | {"strength": "2"})
+    html = mei.post({"assignment": fields["assignment"]}, mei.verb("undo")).content.decode()
+    assert "It was an extra judgement: others have the comparison now." in html
+    assert 'id="judgement"' not in html
+
+
+def test_submit_to_a_closed_project_says_so_and_gives_back_what_was_typed(
+    project: Project, mei: Annotator
+) -> None:
+    make_comparison(project=project)
+    fields = form_in(mei.get())
+    Assignment.objects.update(draft={"comment": "begun"})
     Project.objects.update(archived_at=timezone.now())
-    assert mei.post(fields | {"strength": "2"}).status_code == 404
+    response = mei.post(fields | {"strength": "2", "comment": "<b>why</b>"})
+    assert (response.status_code, response["X-Judging"]) == (409, "closed")
+    html = response.content.decode()
+    assert "Project closed" in html and "was not saved" in html
+    assert "&lt;b&gt;why&lt;/b&gt;" in html
     assert not Preference.objects.exists()
+    assert Assignment.objects.get().draft == {"comment": "begun"}
+    Project.objects.update(archived_at=None)
+    assert mei.post(fields | {"strength": "2"}).status_code == 200
+    assert Preference.objects.get().strength is not None
+
+
+def test_every_verb_of_a_closed_project_says_so(project: Project, mei: Annotator) -> None:
+    make_comparison(project=project)
+    fields = form_in(mei.get()) | {"reason": "unclear"}
+    Project.objects.update(archived_at=timezone.now())
+    answers = [mei.post(fields, mei.verb(name)) for name in ("skip", "undo", "ahead", "draft", "renew")]
+    answers += [mei.client.get(mei.path), mei.client.get(mei.verb("text"), {"assignment": 1, "place": 0})]
+    for answer in answers:
+        assert (answer.status_code, answer["X-Judging"]) == (409, "closed")
+        html = answer.content.decode()
+        assert "Project closed" in html and "was not saved" not in html
+    assert Assignment.objects.get().state == "leased"
+
+
+def test_a_closed_project_tells_only_who_worked_in_it(
+    project: Project, outsider: User, sign_in: SignIn
+) -> None:
+    Project.objects.update(archived_at=timezone.now())
+    client = sign_in(outsider)
+    assert client.get(reverse("judge", args=[project.slug])).status_code == 404
+    assert client.post(reverse("judge", args=[project.slug]), {"assignment": 1}).status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db import connection
 from django.db.models import QuerySet
 
-from feedback import queue
+from feedback import queue, queue_waiting, taking_back
 from feedback.models import Assignment, Candidate, Comparison, Guideline, Preference, Project, User
 from rlhf_app.prepared import Given
 from tests.factories import make_assignment, make_comparison, make_member, make_project, make_user
@@ -81,7 +81,7 @@ def test_what_misses_one_of_three_comes_before_what_is_fresh(
     taken_back = queue.claim(project, dan, now=NOW)
     assert taken_back is not None and taken_back.comparison.shuffle == fresh
     judge(taken_back, dan, key="dan")
-    assert queue.undo(project, cleo, now=NOW) is not None
+    assert taking_back.undo(project, cleo, now=NOW) is not None
     assert list(Comparison.objects.order_by("shuffle").values_list("shuffle", "missing")) == sorted(
         [(shuffles[0], 0), (fresh, 2), (5, 3)]
     )
@@ -226,7 +226,7 @@ def test_another_persons_assignment_is_not_found(project: Project, ana: User, be
 
 
 def test_waiting_tells_apart_why_nothing_is_left(project: Project, ana: User, ben: User) -> None:
-    assert queue.waiting(project, ana, now=NOW) == (0, 0, 0, 0, None)
+    assert queue_waiting.waiting(project, ana, now=NOW) == (0, 0, 0, 0, None)
     make_comparison(project=project)
     make_comparison(project=project)
     first = queue.claim(project, ben, now=NOW)
@@ -234,9 +234,9 @@ def test_waiting_tells_apart_why_nothing_is_left(project: Project, ana: User, be
     judge(first, ben, key="1")
     second = queue.claim(project, ben, now=NOW)
     assert second is not None
-    assert queue.waiting(project, ana, now=NOW) == (2, 1, 0, 1, NOW + LEASE)
+    assert queue_waiting.waiting(project, ana, now=NOW) == (2, 1, 0, 1, NOW + LEASE)
     queue.skip(second, ben, fencing_token=1, reason="unclear", now=NOW)
-    assert queue.waiting(project, ben, now=NOW) == (2, 1, 1, 0, None)
+    assert queue_waiting.waiting(project, ben, now=NOW) == (2, 1, 1, 0, None)
 
 
 # --- idempotency ------------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ def test_undo_withdraws_and_shows_the_same_comparison(project: Project, ana: Use
     assert first is not None
     recorded = judge(first, ana, key="1", strength=2)
     second = queue.claim(project, ana, now=NOW + timedelta(seconds=1))
-    undone = queue.undo(project, ana, now=NOW + timedelta(seconds=2))
+    undone = taking_back.undo(project, ana, now=NOW + timedelta(seconds=2))
     assert undone == first
     assert undone is not None and undone.shown_order == first.shown_order
     assert not Preference.objects.current().exists()
@@ -338,7 +338,7 @@ def test_undo_repeated_walks_back(project: Project, ana: User) -> None:
         assert assignment is not None
         judge(assignment, ana, key=str(number), now=NOW + timedelta(seconds=number))
         order.append(assignment)
-    undone = [queue.undo(project, ana, now=NOW + timedelta(seconds=10 + number)) for number in range(4)]
+    undone = [taking_back.undo(project, ana, now=NOW + timedelta(seconds=10 + number)) for number in range(4)]
     assert undone == [*reversed(order), None]
 
 
@@ -347,11 +347,11 @@ def test_undo_of_a_skip_unless_somebody_has_it(project: Project, ana: User, ben:
     assignment = queue.claim(project, ana, now=NOW)
     assert assignment is not None
     queue.skip(assignment, ana, fencing_token=1, reason="unclear", now=NOW)
-    undone = queue.undo(project, ana, now=NOW)
+    undone = taking_back.undo(project, ana, now=NOW)
     assert undone is not None and undone.fencing_token == 2
     queue.skip(undone, ana, fencing_token=2, reason="unclear", now=NOW)
     assert queue.claim(project, ben, now=NOW) is not None
-    assert queue.undo(project, ana, now=NOW) is None
+    assert taking_back.undo(project, ana, now=NOW) is None
 
 
 def test_a_stale_skip_does_not_touch_a_revived_lease(project: Project, ana: User) -> None:
@@ -359,10 +359,42 @@ def test_a_stale_skip_does_not_touch_a_revived_lease(project: Project, ana: User
     assignment = queue.claim(project, ana, now=NOW)
     assert assignment is not None
     judge(assignment, ana, key="1")
-    queue.undo(project, ana, now=NOW)
+    taking_back.undo(project, ana, now=NOW)
     queue.skip(assignment, ana, fencing_token=1, reason="unclear", now=NOW)
     assignment.refresh_from_db()
     assert assignment.state == "leased"
+
+
+def test_undo_of_an_extra_judgement_gives_no_lease_beyond_the_overlap(
+    project: Project, ana: User, ben: User
+) -> None:
+    """Ana's lease runs out, Ben takes the one slot, Ana judges late, and takes that back."""
+    make_comparison(project=project, overlap=1)
+    hers = queue.claim(project, ana, now=NOW)
+    late = NOW + LEASE + timedelta(seconds=1)
+    his = queue.claim(project, ben, now=late)
+    assert hers is not None and his is not None
+    assert judge(hers, ana, key="late", now=late).late
+    undone = taking_back.undo(project, ana, now=late)
+    assert undone == hers and undone.state == Assignment.State.EXPIRED
+    running = Assignment.objects.filter(state="leased", lease_expires_at__gt=late)
+    assert list(running) == [his]
+    assert queue.claim(project, ana, now=late) is None
+    # Ben leaves it: then it is hers again, with the order that she saw.
+    queue.skip(his, ben, fencing_token=his.fencing_token, reason="unclear", now=late)
+    again = queue.claim(project, ana, now=late)
+    assert again == hers and again.shown_order == hers.shown_order
+
+
+def test_undo_of_an_extra_judgement_takes_a_free_slot(project: Project, ana: User) -> None:
+    make_comparison(project=project, overlap=1)
+    assignment = queue.claim(project, ana, now=NOW)
+    assert assignment is not None
+    late = NOW + 2 * LEASE
+    assert judge(assignment, ana, key="late", now=late).late
+    undone = taking_back.undo(project, ana, now=late)
+    assert undone is not None and undone.state == Assignment.State.LEASED
+    assert undone.lease_expires_at == late + LEASE
 
 
 def test_undo_of_yesterday_is_refused(project: Project, ana: User) -> None:
@@ -370,9 +402,9 @@ def test_undo_of_yesterday_is_refused(project: Project, ana: User) -> None:
     assignment = queue.claim(project, ana, now=NOW)
     assert assignment is not None
     judge(assignment, ana, key="1")
-    assert queue.undo(project, ana, now=NOW + timedelta(hours=24)) is None
-    assert queue.undo(project, ana, assignment=assignment, now=NOW + timedelta(hours=24)) is None
-    assert queue.undo(project, ana, assignment=assignment, now=NOW + timedelta(hours=23)) == assignment
+    assert taking_back.undo(project, ana, now=NOW + timedelta(hours=24)) is None
+    assert taking_back.undo(project, ana, assignment=assignment, now=NOW + timedelta(hours=24)) is None
+    assert taking_back.undo(project, ana, assignment=assignment, now=NOW + timedelta(hours=23)) == assignment
 
 
 def test_submit_from_an_older_lease_of_the_same_person_counts_as_late(project: Project, ana: User) -> None:
@@ -380,7 +412,7 @@ def test_submit_from_an_older_lease_of_the_same_person_counts_as_late(project: P
     assignment = queue.claim(project, ana, now=NOW)
     assert assignment is not None
     judge(assignment, ana, key="1")
-    assert queue.undo(project, ana, now=NOW) is not None
+    assert taking_back.undo(project, ana, now=NOW) is not None
     assert judge(assignment, ana, key="2", fencing_token=1).late
 
 
