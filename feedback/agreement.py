@@ -22,6 +22,11 @@ from typing import Any, NamedTuple
 Z95 = 1.959963984540054
 
 
+def gettext_noop(words: str) -> str:
+    """Mark words for translators, who find them by this name; whoever shows them translates them."""
+    return words
+
+
 class Figure(NamedTuple):
     """A number, or why there is none."""
 
@@ -56,9 +61,9 @@ def cohen_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> Figure
 def fleiss_kappa(units: Sequence[Sequence[Hashable]]) -> Figure:
     """Any annotators, the same number of judgements for each unit (Fleiss 1971)."""
     if not units or min(map(len, units)) < 2:
-        return Figure(None, "every comparison needs two judgements or more")
+        return Figure(None, gettext_noop("every comparison needs two judgements or more"))
     if len({len(answers) for answers in units}) > 1:
-        return Figure(None, "the comparisons have different numbers of judgements")
+        return Figure(None, gettext_noop("the comparisons have different numbers of judgements"))
     return FLEISS.of(FLEISS.facts(units))
 
 
@@ -78,7 +83,7 @@ def kendall_tau_b(first: Sequence[float], second: Sequence[float]) -> Figure:
     signs = list(zip(directions(first), directions(second), strict=True))
     decided = [sum(one != 0 for one in side) for side in zip(*signs, strict=True)] if signs else [0, 0]
     if not all(decided):
-        return Figure(None, "one of the orders ties everything")
+        return Figure(None, gettext_noop("one of the orders ties everything"))
     return Figure(sum(one * other for one, other in signs) / sqrt(decided[0] * decided[1]))
 
 
@@ -121,7 +126,7 @@ def _agreeing(units: Sequence[Sequence[Hashable]]) -> Facts:
 
 def _raw(facts: Facts) -> Figure:
     if not facts.get("pairs"):
-        return Figure(None, "no comparison has two judgements")
+        return Figure(None, gettext_noop("no comparison has two judgements"))
     return Figure(facts.get("agreeing", 0) / facts["pairs"])
 
 
@@ -133,7 +138,7 @@ def _cells(units: Sequence[Sequence[Hashable]]) -> Facts:
 def _cohen(cells: Facts) -> Figure:
     total = sum(cells.values())
     if not total:
-        return Figure(None, "no comparison was judged by both")
+        return Figure(None, gettext_noop("no comparison was judged by both"))
     first, second = sums(), sums()
     for (one, other), count in cells.items():
         first[one] += count
@@ -141,7 +146,7 @@ def _cohen(cells: Facts) -> Figure:
     observed = sum(count for (one, other), count in cells.items() if one == other) / total
     expected = sum(first[answer] * second[answer] for answer in list(first)) / total**2
     if expected == 1:
-        return Figure(None, "both always gave the same one answer")
+        return Figure(None, gettext_noop("both always gave the same one answer"))
     return Figure((observed - expected) / (1 - expected))
 
 
@@ -161,12 +166,12 @@ def _within(units: Sequence[Sequence[Hashable]]) -> Facts:
 
 def _fleiss(facts: Facts) -> Figure:
     if not facts.get("units"):
-        return Figure(None, "every comparison needs two judgements or more")
+        return Figure(None, gettext_noop("every comparison needs two judgements or more"))
     said = [count for name, count in facts.items() if isinstance(name, tuple)]
     total = sum(said)
     expected = sum((count / total) ** 2 for count in said)
     if expected == 1:
-        return Figure(None, "everybody always gave the same one answer")
+        return Figure(None, gettext_noop("everybody always gave the same one answer"))
     return Figure((facts.get("within", 0) / facts["units"] - expected) / (1 - expected))
 
 
@@ -184,14 +189,14 @@ def _coincidences(units: Sequence[Sequence[float]]) -> Facts:
 
 def _alpha(facts: Facts, scale: Scale) -> Figure:
     if not any(facts.values()):
-        return Figure(None, "no comparison has two judgements")
+        return Figure(None, gettext_noop("no comparison has two judgements"))
     counts = sums()
     for (one, other), met in facts.items():
         if met:
             counts[one] += met / 2
             counts[other] += met / 2
     if len(counts) == 1:
-        return Figure(None, "everybody always gave the same one answer")
+        return Figure(None, gettext_noop("everybody always gave the same one answer"))
     distance = scale(counts)
     observed = sum(met * distance(*answers) for answers, met in facts.items() if met)
     apart = sum(counts[a] * counts[b] * distance(a, b) for a, b in combinations(counts, 2))
@@ -239,7 +244,7 @@ def _taus(units: Sequence[Sequence[Sequence[float]]]) -> Facts:
 
 def _mean_tau(facts: Facts) -> Figure:
     if not facts.get("pairs"):
-        return Figure(None, "no comparison has two judgements")
+        return Figure(None, gettext_noop("no comparison has two judgements"))
     return Figure(facts.get("sum", 0) / facts["pairs"])
 
 
@@ -287,7 +292,7 @@ def estimate(
     if figure.value is None:
         return Estimate(None, reason=figure.reason)
     if len(groups) < FEWEST_PROMPTS:
-        return Estimate(figure.value, reason="too few prompts for an interval")
+        return Estimate(figure.value, reason=gettext_noop("too few prompts for an interval"))
     values: list[float] = []
     for weights in _weights(len(groups), replicates, seed):
         again_facts = {
@@ -298,7 +303,7 @@ def estimate(
             values.append(again)
     values.sort()
     if len(values) < replicates / 2 or values[0] == values[-1]:
-        return Estimate(figure.value, reason="the prompts are too much alike for an interval")
+        return Estimate(figure.value, reason=gettext_noop("the prompts are too much alike for an interval"))
     return Estimate(figure.value, values[int(0.025 * len(values))], values[-1 - int(0.025 * len(values))])
 
 

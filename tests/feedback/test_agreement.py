@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import random
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,3 +200,35 @@ def test_quartiles_by_hand() -> None:
     assert agreement.quartiles([1, 2, 3, 4]) == (1.75, 2.5, 3.25)
     assert agreement.quartiles([5]) == (5, 5, 5)
     assert agreement.quartiles([]) is None
+
+
+# --- reasons ----------------------------------------------------------------------------------------
+
+
+def test_every_reason_is_marked_for_translators() -> None:
+    """A reason that is a bare string would stay English on every page."""
+    calls = [
+        node
+        for node in ast.walk(ast.parse(Path(agreement.__file__).read_text()))
+        if isinstance(node, ast.Call)
+    ]
+    named = [call for call in calls if isinstance(call.func, ast.Name)]
+    reasons = [
+        call.args[1] for call in named if call.func.id in ("Figure", "Estimate") and len(call.args) > 1
+    ]
+    reasons += [word.value for call in named for word in call.keywords if word.arg == "reason"]
+    written = [
+        node
+        for reason in reasons
+        for node in ast.walk(reason)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    marked = [
+        node
+        for call in named
+        if call.func.id == "gettext_noop"
+        for node in ast.walk(call)
+        if isinstance(node, ast.Constant)
+    ]
+    assert len(written) >= 13
+    assert [node.value for node in written if node not in marked] == []
