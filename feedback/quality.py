@@ -32,7 +32,17 @@ from feedback.agreement import (
     quartiles,
 )
 from feedback.models import Candidate, ComparisonKind, Project
-from feedback.quality_rows import LATEST, Judgement, Rows, Together, counted, latest, together
+from feedback.quality_rows import (
+    LATEST,
+    Judgement,
+    Rows,
+    Together,
+    counted,
+    full,
+    latest,
+    left_out,
+    together,
+)
 
 MOST_IN_TABLE = 8
 """People in the table of who agrees with whom: those with the most judgements."""
@@ -303,6 +313,7 @@ def quality_of(project: Project, found: Rows, *, simulated: bool) -> Quality:
     written = demonstration_times(project, simulated=simulated)
     times = [(judgement.annotator, judgement.active_ms) for rows in found.values() for judgement in rows]
     pace, by_annotator = paces([*times, *written])
+    kinds = full(found) + [ComparisonKind.DEMONSTRATION] * (len(written) >= LATEST)
     lengths = lengths_of(project, found, simulated=simulated)
     return Quality(
         [_of_kind(kind, rows, project.criteria) for kind, rows in found.items() if rows],
@@ -310,7 +321,7 @@ def quality_of(project: Project, found: Rows, *, simulated: bool) -> Quality:
         length_bias(orders, lengths),
         pace,
         by_annotator,
-        len(written) == LATEST or any(len(rows) == LATEST for rows in found.values()),
+        left_out(project, kinds, simulated=simulated),
     )
 
 

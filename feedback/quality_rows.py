@@ -65,6 +65,19 @@ def latest(project: Project, kind: ComparisonKind, *, simulated: bool) -> Prefer
     return counted(project, simulated=simulated).filter(kind=kind).order_by("-pk")[:LATEST]
 
 
+def left_out(project: Project, found: Iterable[ComparisonKind], *, simulated: bool) -> bool:
+    """Whether any of these kinds, of which as many were read as are looked at, has earlier judgements."""
+    return any(
+        counted(project, simulated=simulated).filter(kind=kind).order_by("-pk")[LATEST : LATEST + 1].exists()
+        for kind in found
+    )
+
+
+def full(found: Rows) -> list[ComparisonKind]:
+    """The kinds of which there may be more: a query is only worth asking for these."""
+    return [kind for kind, rows in found.items() if len(rows) >= LATEST]
+
+
 def judgements(project: Project, kind: ComparisonKind, *, simulated: bool) -> list[Judgement]:
     """In one query, without making objects of the rows; oldest first."""
     rows = latest(project, kind, simulated=simulated)

@@ -59,6 +59,40 @@ def people(project: Project) -> list[User]:
     return [make_member(project=project) for _ in range(3)]
 
 
+@pytest.fixture
+def only_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages look at the latest three judgements of a kind."""
+    for name in ("feedback.quality_rows.LATEST", "feedback.quality.LATEST", "feedback.views.quality.LATEST"):
+        monkeypatch.setattr(name, 3)
+
+
+@pytest.mark.usefixtures("only_three")
+def test_pages_say_what_they_leave_out_only_when_they_do(
+    project: Project, people: list[User], sign_in: SignIn
+) -> None:
+    client = sign_in(make_member(project=project, role="reviewer"))
+    judged_by(people, project, 1, -1, 2)  # three: all of them are looked at
+    listed, figures = reverse("disagreements", args=[project.slug]), reverse("quality", args=[project.slug])
+    assert "latest 3 judgements" not in client.get(listed).content.decode()
+    assert "latest 3 judgements" not in client.get(figures).content.decode()
+    judged_by(people, project, 1)
+    assert "earlier disagreements are not listed" in client.get(listed).content.decode()
+    assert "latest 3 judgements" in client.get(figures).content.decode()
+    decided = client.get(f"{listed}?show=decided").content.decode()
+    assert "not listed" not in decided  # of decisions there all are
+
+
+def test_reasons_are_translated_where_they_are_shown(
+    project: Project, people: list[User], sign_in: SignIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged_by(people, project, 1, 1)
+    client = sign_in(make_member(project=project, role="reviewer"))
+    page = reverse("quality", args=[project.slug])
+    assert "everybody always gave the same one answer" in client.get(page).content.decode()
+    monkeypatch.setattr("feedback.views.quality._", lambda words: f"<{words}>")
+    assert "&lt;everybody always gave the same one answer&gt;" in client.get(page).content.decode()
+
+
 # --- agreement --------------------------------------------------------------------------------------
 
 
