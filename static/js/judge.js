@@ -40,7 +40,7 @@
     const headers = { "X-CSRFToken": saving.csrf() || said.get("csrfmiddlewaretoken") };
     let response;
     try { response = await fetch(section().dataset.renewUrl, { method: "POST", body, headers }); } catch { return; } // the next beat tries again
-    if (response.status === 409) saving.say("lost");
+    if (response.status === 409) saving.say(response.headers.get("X-Judging") === "closed" ? "closed" : "lost");
   };
 
   // --- a new comparison on the screen ---
@@ -239,6 +239,7 @@
   document.addEventListener("click", (event) => {
     const on = (selector) => event.target.closest(selector);
     if (on("[data-guidelines]") || on("[data-close-guidelines]")) return guidelines(event);
+    if (on("[data-close-refused]")) { find("#judge_refused").hidden = true; return find("#comparison_title").focus({ preventScroll: true }); }
     if (on("[data-keys]")) return find("#judge_keys").showModal();
     if (on("[data-try-now]")) return saving.tryNow();
     if (on("[data-improve]")) closeAll();
@@ -338,9 +339,22 @@
 
   // --- start ---
 
+  // What an earlier page kept and the server will not take: why, and what was typed, to copy.
+  const tellRefused = (refused) => {
+    const notice = find("#judge_refused");
+    const words = refused.map(({ why, words }) => words || notice.dataset[why]);
+    notice.querySelector("ul").replaceChildren(...[...new Set(words)].map((said) => Object.assign(document.createElement("li"), { textContent: said })));
+    const texts = refused.flatMap(({ typed }) => typed);
+    const typed = notice.querySelector("details");
+    typed.hidden = !texts.length;
+    typed.querySelector("div").replaceChildren(...texts.map((text) => Object.assign(document.createElement("p"), { className: "read text", dir: "auto", textContent: text })));
+    notice.hidden = false;
+  };
+
   const start = () => {
     shown();
-    saving.sendKept().then((sent) => {
+    saving.sendKept().then(({ sent, refused }) => {
+      if (refused.length) tellRefused(refused);
       if (!sent) return;
       htmx.ajax("GET", location.pathname, { target: "#comparison", swap: "outerHTML" }).then(() => tell(find("#judge_announcer").dataset.sent));
     });

@@ -64,9 +64,10 @@
     return draft.activeMs || 0;
   };
 
-  const forget = (assignment, key) => {
+  // Judged: also what was refused under another key must not be sent any more.
+  const forget = (assignment) => {
     localStorage.removeItem(storeName("draft", assignment));
-    localStorage.removeItem(storeName("unsent", key));
+    for (const name of keptNames("unsent")) if (kept(name).assignment === assignment) localStorage.removeItem(name);
   };
 
   const prune = () => {
@@ -85,7 +86,7 @@
     line.dataset.state = state;
     line.firstElementChild.textContent = state ? line.dataset[state] : "";
     const again = line.querySelector("[data-try-now]");
-    again.hidden = state === "sending" || state === "lost";
+    again.hidden = !["failed", "signedOut"].includes(state);
     // While an answer is under way it must stay the answer that was sent under this key.
     for (const part of document.querySelectorAll("[data-answer]")) part.inert = ["sending", "failed", "signedOut"].includes(state);
   };
@@ -105,6 +106,18 @@
     said.delete("csrfmiddlewaretoken");
     keep(storeName("unsent", said.get("key")), { url: form().getAttribute("action"), body: said.toString(), assignment: said.get("assignment") });
     return said;
+  };
+
+  // --- refusals: the server has the judgement and will not take it, however often it is sent ---
+
+  const REFUSED = [404, 409, 410];
+  const refusal = (status, mark) => (!REFUSED.includes(status) ? "" : mark === "closed" ? "closed" : "refused");
+  // It stays kept, is tried once whenever judging is opened, and is told once.
+  const told = (name) => localStorage.setItem(name, JSON.stringify({ ...kept(name), told: true }));
+  const refuse = (why, key) => {
+    say(why);
+    saving.keepDraft(saving.activeMs());
+    if (key && kept(storeName("unsent", key))) told(storeName("unsent", key));
   };
 
   // --- requests ---
@@ -142,12 +155,16 @@
 
   // Only answers that carry our mark may replace the comparison: a sign-in page we were sent to may not.
   document.addEventListener("htmx:beforeSwap", (event) => {
-    const ours = event.detail.xhr.getResponseHeader("X-Judging") === "1";
+    const mark = event.detail.xhr.getResponseHeader("X-Judging");
+    const ours = mark === "1";
     if (event.detail.target.id !== "comparison") return;
+    // What is typed must stay in sight; a page that only waits can say it as a page.
+    if (mark === "closed" && !form()) return location.reload();
+    if (mark === "closed" && !saving.underWay) say("closed");
     event.detail.shouldSwap = ours && [200, 422].includes(event.detail.xhr.status);
     if (event.detail.shouldSwap && saving.underWay) {
       // A refused form comes back as the same comparison: its draft stays.
-      if (event.detail.xhr.status === 200) forget(saving.underWay.assignment, saving.underWay.key);
+      if (event.detail.xhr.status === 200) forget(saving.underWay.assignment);
       else localStorage.removeItem(storeName("unsent", saving.underWay.key));
     }
     if (event.detail.shouldSwap) arrived();
@@ -159,7 +176,10 @@
     const underWay = saving.underWay;
     const failures = retries;
     arrived();
-    if (xhr.getResponseHeader("X-Judging") === "1") return;
+    const mark = xhr.getResponseHeader("X-Judging");
+    if (mark === "1") return;
+    const why = refusal(xhr.status, mark);
+    if (why) return refuse(why, underWay?.key);
     const signedOut = xhr.status === 403 || (xhr.status === 200 && xhr.responseURL);
     say(signedOut ? "signedOut" : "failed");
     if (!underWay) return;
@@ -171,6 +191,8 @@
 
   const headers = () => ({ "Content-Type": "application/x-www-form-urlencoded", "HX-Request": "true", "X-CSRFToken": csrf() || document.querySelector("[name=csrfmiddlewaretoken]").value });
   const ours = (response) => response.headers.get("X-Judging") === "1";
+  const answers = (response) => ours(response) && [200, 422].includes(response.status);
+  const refusalOf = (response) => (response ? refusal(response.status, response.headers.get("X-Judging")) : "");
   const sectionIn = (html) => Object.assign(document.createElement("template"), { innerHTML: html }).content.querySelector("#comparison");
 
   // --- the next comparison, kept ready: it is on the screen while the judgement before it is still being saved ---
@@ -207,7 +229,7 @@
     const url = form().getAttribute("action");
     ahead = null;
     saving.going = fetch(url, { method: "POST", body: said, headers: headers(), signal: AbortSignal.timeout(10000) })
-      .then((response) => (ours(response) && [200, 422].includes(response.status) ? response.text().then((html) => [response, html]) : [response, ""]), () => [null, ""])
+      .then((response) => (answers(response) ? response.text().then((html) => [response, html]) : [response, ""]), () => [null, ""])
       .then(([response, html]) => landed(before, next, said, response, html))
       .finally(() => { saving.going = null; document.body.removeAttribute("data-judge-going"); });
     document.body.setAttribute("data-judge-going", "");
@@ -218,13 +240,15 @@
   const landed = (before, next, said, response, html) => {
     if (!html) {
       show(before);
+      const why = refusalOf(response);
+      if (why) return refuse(why, said.get("key"));
       const signedOut = response && (response.status === 403 || response.redirected);
       say(signedOut ? "signedOut" : "failed");
       timer = setTimeout(send, 1000 * WAITS[0]);
       retries = 1;
       return;
     }
-    if (response.status === 200) forget(said.get("assignment"), said.get("key"));
+    if (response.status === 200) forget(said.get("assignment"));
     else localStorage.removeItem(storeName("unsent", said.get("key")));
     const answer = sectionIn(html);
     if (section() !== next) return; // a later answer has come first
@@ -239,16 +263,29 @@
 
   saving.sendKept = async () => {
     prune();
-    let sent = 0;
+    const done = { sent: 0, refused: [] };
     for (const name of keptNames("unsent")) {
       const unsent = kept(name);
+      if (!unsent) continue; // another kept answer was of the same comparison
       let response;
-      try { response = await fetch(unsent.url, { method: "POST", body: unsent.body, headers: headers() }); } catch { return sent; }
-      if (response.headers.get("X-Judging") !== "1" && response.status !== 404) return sent;
-      if (response.ok) forget(unsent.assignment, name.split(".").slice(3).join("."));
-      else localStorage.removeItem(name); // refused, so never asked again; what was typed stays as the draft
-      sent += response.ok ? 1 : 0;
+      try { response = await fetch(unsent.url, { method: "POST", body: unsent.body, headers: headers() }); } catch { return done; }
+      const why = refusalOf(response);
+      if (why) {
+        if (!unsent.told) done.refused.push({ why, typed: typedIn(unsent) });
+        told(name);
+      } else if (!answers(response)) return done;
+      else if (response.ok) {
+        forget(unsent.assignment);
+        done.sent += 1;
+      } else {
+        done.refused.push({ why: "answered", words: sectionIn(await response.text()).dataset.announce.trim(), typed: typedIn(unsent) });
+        localStorage.removeItem(name); // never to be taken as it is; what was chosen and typed stays as the draft
+      }
     }
-    return sent;
+    return done;
+  };
+  const typedIn = (unsent) => {
+    const said = new URLSearchParams(unsent.body);
+    return ["written", "comment"].map((field) => said.get(field)).filter(Boolean);
   };
 })();

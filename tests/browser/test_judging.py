@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from urllib.parse import parse_qsl
 
 import pytest
+from django.utils import timezone
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
-from feedback.models import Assignment, Preference, Project, User
+from feedback.models import Assignment, Comparison, Membership, Preference, Project, User
 from tests.browser import web
 from tests.factories import make_comparison, make_completion, make_member, make_project, make_prompt, put_up
 
@@ -115,6 +118,32 @@ def test_confirm_without_a_choice_says_so(page: Page, site: str, mei: User) -> N
     assert shown(page) == before and not Preference.objects.exists()
 
 
+def test_a_note_and_its_flags_are_saved_shown_and_brought_back(page: Page, site: str, mei: User) -> None:
+    first = open_judge(page, site)
+    page.keyboard.press("6")
+    page.keyboard.press("c")
+    page.keyboard.type("both miss the date")
+    page.get_by_label("Personal data").check()
+    page.get_by_label("Off topic").check()
+    page.locator("[data-confirm]").click()
+    wait_for_another(page, first)
+    preference = Preference.objects.get()
+    assert (preference.comment, preference.flags) == ("both miss the date", ["private", "off_topic"])
+    page.get_by_role("link", name="today").click()
+    row = page.locator(".judge-table tbody tr")
+    expect(row).to_have_count(1)
+    for words in ("both miss the date", "Personal data", "Off topic"):
+        expect(row).to_contain_text(words)
+    row.get_by_role("button", name="Change").click()
+    assert shown(page) == first
+    expect(page.locator("[data-note]")).to_have_attribute("data-filled", "")
+    page.keyboard.press("c")
+    expect(page.locator("textarea[name=comment]")).to_have_value("both miss the date")
+    expect(page.get_by_label("Personal data")).to_be_checked()
+    expect(page.get_by_label("Off topic")).to_be_checked()
+    expect(page.get_by_label("Wrong language")).not_to_be_checked()
+
+
 def test_single_keys_can_be_switched_off(page: Page, site: str, mei: User) -> None:
     open_judge(page, site)
     page.keyboard.press("?")
@@ -217,6 +246,137 @@ def test_signed_out_keeps_the_answer_until_signed_in(rough: BrowserContext, site
     page.locator("[data-try-now]").click()
     wait_for_another(page, before)
     assert Preference.objects.count() == 1
+
+
+def kept_offline(rough: BrowserContext, site: str) -> str:
+    """A judgement with a comment, given without a network in a page that was closed; its assignment."""
+    page = rough.new_page()
+    before = open_judge(page, site)
+    page.keyboard.press("7")
+    page.keyboard.press("c")
+    page.keyboard.type("an hour of <b>thought</b>")
+    rough.set_offline(True)
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("[data-saving]")).to_contain_text("Not saved yet")
+    page.close()
+    rough.set_offline(False)
+    return before
+
+
+def stored(page: Page) -> list[str]:
+    """What this browser keeps: drafts and unsent judgements."""
+    return sorted(name.split(".")[1] for name in page.evaluate("Object.keys(localStorage)"))
+
+
+def test_a_kept_judgement_that_a_closed_project_refuses_is_told_and_kept(
+    rough: BrowserContext, site: str, mei: User
+) -> None:
+    before = kept_offline(rough, site)
+    other = make_project(slug="other")
+    make_comparison(project=other)
+    make_member(project=other, user=mei)
+    Project.objects.filter(slug="desk").update(archived_at=timezone.now())
+    page = rough.new_page()
+    page.goto(f"{site}/p/other/judge/")
+    notice = page.get_by_role("alert")
+    expect(notice).to_contain_text("Its project is closed")
+    notice.get_by_text("What you typed, to copy").click()
+    expect(notice.locator(".read")).to_have_text("an hour of <b>thought</b>")
+    notice.get_by_role("button", name="Close").click()
+    expect(notice).to_have_count(0)
+    assert stored(page) == ["draft", "unsent"] and not Preference.objects.exists()
+    with page.expect_response("**/p/desk/judge/"):
+        page.reload()  # told once
+    page.wait_for_timeout(200)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    Project.objects.filter(slug="desk").update(archived_at=None)
+    with page.expect_response("**/p/desk/judge/"):
+        page.reload()
+    expect(page.locator("#judge_announcer")).to_contain_text("has been saved now")
+    preference = Preference.objects.get()
+    assert (preference.assignment_id, preference.comment) == (int(before), "an hour of <b>thought</b>")
+    assert stored(page) == []
+
+
+def test_a_kept_judgement_of_somebody_who_was_removed_is_told_and_kept(
+    rough: BrowserContext, site: str, mei: User
+) -> None:
+    kept_offline(rough, site)
+    other = make_project(slug="other")
+    make_member(project=other, user=mei)
+    Membership.objects.filter(project__slug="desk", user=mei).delete()
+    page = rough.new_page()
+    page.goto(f"{site}/p/other/judge/")
+    expect(page.get_by_role("alert")).to_contain_text("no longer a member")
+    assert stored(page) == ["draft", "unsent"] and not Preference.objects.exists()
+
+
+def test_a_kept_judgement_of_what_was_judged_elsewhere_is_told_and_its_draft_kept(
+    rough: BrowserContext, site: str, mei: User
+) -> None:
+    """The same key with another answer: the first one stands, and the person reads so."""
+    kept_offline(rough, site)
+    page = rough.new_page()
+    page.route(
+        "**/p/desk/judge/",
+        lambda route: route.abort() if route.request.method == "POST" else route.continue_(),
+    )
+    open_judge(page, site)
+    name = page.evaluate("Object.keys(localStorage).find((name) => name.includes('.unsent.'))")
+    unsent = json.loads(page.evaluate("(name) => localStorage.getItem(name)", name))
+    said = dict(parse_qsl(unsent["body"]))
+    page.unroute("**/p/desk/judge/")
+    first = page.request.post(
+        f"{site}/p/desk/judge/",
+        form=said
+        | {
+            "strength": "-3",
+            "csrfmiddlewaretoken": page.locator("[name=csrfmiddlewaretoken]").first.input_value(),
+        },
+        headers={"Referer": site},
+    )
+    assert first.ok and Preference.objects.count() == 1
+    open_judge(page, site)
+    expect(page.get_by_role("alert").first).to_contain_text("Sent before with another judgement")
+    assert Preference.objects.count() == 1 and "unsent" not in stored(page)
+
+
+def test_a_project_that_closes_meanwhile_leaves_the_judgement_on_the_screen(
+    rough: BrowserContext, site: str, mei: User
+) -> None:
+    page = rough.new_page()
+    before = open_judge(page, site)
+    Project.objects.update(archived_at=timezone.now())
+    page.keyboard.press("2")
+    page.keyboard.press("c")
+    page.keyboard.type("kept")
+    page.keyboard.press("Control+Enter")
+    said = page.locator("[data-saving]")
+    expect(said).to_contain_text("Not saved: this project is closed.")
+    expect(said).to_have_attribute("role", "status")
+    assert shown(page) == before
+    expect(page.locator("input[name=strength]:checked")).to_have_value("-2")
+    page.wait_for_timeout(1500)  # nothing goes on trying
+    expect(said).to_contain_text("closed")
+    expect(said.locator("button")).to_be_hidden()
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Project closed")
+    Project.objects.update(archived_at=None)
+    open_judge(page, site)
+    expect(page.locator("#judge_announcer")).to_contain_text("has been saved now")
+    assert Preference.objects.get().comment == "kept"
+
+
+def test_a_page_that_waits_in_a_project_that_closes_says_so(
+    rough: BrowserContext, site: str, mei: User
+) -> None:
+    Comparison.objects.all().delete()
+    page = rough.new_page()
+    open_judge(page, site)
+    expect(page.locator(".empty")).to_be_visible()
+    Project.objects.update(archived_at=timezone.now())
+    page.evaluate("htmx.ajax('GET', location.pathname, {target: '#comparison'})")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Project closed")
 
 
 def test_what_is_typed_survives_a_reload(page: Page, site: str, mei: User) -> None:
