@@ -52,6 +52,11 @@ urlpatterns: list[URLPattern] = [
     path("p/<slug:slug>/quality/disagreements/", quality.disagreement_list, name="disagreements"),
     path("p/<slug:slug>/quality/disagreements/<int:pk>/", quality.adjudication, name="adjudication"),
     path(
+        "p/<slug:slug>/quality/disagreements/<int:pk>/next/",
+        quality.adjudication_next,
+        name="adjudication_next",
+    ),
+    path(
         "p/<slug:slug>/quality/disagreements/<int:pk>/withdraw/",
         quality.adjudication_withdraw,
         name="adjudication_withdraw",

@@ -30,8 +30,8 @@ from feedback.models import (
 )
 from feedback.recording import Said
 from feedback.views.judging_closed import in_open_project
+from feedback.views.judging_keys import key_rows
 from feedback.views.judging_page import (
-    ACTIONS,
     LONGEST_DRAFT,
     answer_before,
     answer_in,
@@ -293,7 +293,7 @@ def respond(
     if not request.htmx:
         template = "feedback/judge.html"
         kinds = {project.kind, context.get("kind", project.kind)}
-        shared |= {"actions": ACTIONS, "other_kinds": kinds != {ComparisonKind.PAIRWISE}}
+        shared |= {"actions": key_rows(), "other_kinds": kinds != {ComparisonKind.PAIRWISE}}
         shared["guideline_text"] = rendered(guideline.text) if guideline else ""
     response = render(request, template, shared | context, status=status)
     # Tells the script that this is an answer to a judgement, not a sign-in page it was redirected to.

@@ -49,21 +49,11 @@ QUESTIONS = {
     ComparisonKind.DEMONSTRATION: gettext_lazy("What would a very good completion be?"),
 }
 """Asked of kinds other than pairs unless the project has a question of its own."""
-ACTIONS = [
-    ("both", "g", gettext_lazy("Good enough: both, or all; again to clear")),
-    ("one", "o", gettext_lazy("Good enough: only the better one; again to clear")),
-    ("neither", "n", gettext_lazy("Good enough: neither, or none; again to clear")),
-    ("tie", "=", gettext_lazy("Ranking: the next number ties with the last")),
-    ("edit", "e", gettext_lazy("Improve the one you prefer, or write")),
-    ("comment", "c", gettext_lazy("Comment and flags")),
-    ("skip", "s", gettext_lazy("Skip, then the number of the reason")),
-    ("undo", "u", gettext_lazy("Take the last one back; again for the one before")),
-    ("formatted", "m", gettext_lazy("Texts with their formatting, or as they are")),
-    ("differences", "d", gettext_lazy("Mark the differences")),
-    ("unfold", "x", gettext_lazy("Long texts whole, or folded")),
-    ("guidelines", "h", gettext_lazy("Guidelines beside the work")),
-]
-"""What a person can put on other keys; the keys are kept in their browser."""
+QUESTIONS_OF_FEW = {
+    (ComparisonKind.RANKING, 2): gettext_lazy("Which completion is better?"),
+    (ComparisonKind.RATING, 1): gettext_lazy("How good is the completion?"),
+}
+"""However many a project asks for, a file may bring fewer."""
 LONGEST_DRAFT = 60_000
 DOCK_FIELDS = ("strength", "acceptability", "flags", "comment")
 FILLED_FIELDS = ("strength", "acceptability", "comment", "written", "corrects")
@@ -129,11 +119,9 @@ def page_of(assignment: Assignment, filled: dict[str, Any], view: View) -> dict[
     """The context of the comparison's templates."""
     kind = assignment.comparison.kind
     project, places = assignment.comparison.project, len(assignment.shown_order)
-    question = project.question
-    own = question != Project._meta.get_field("question").default
     return {
         "kind": kind,
-        "question": question if own else QUESTIONS.get(ComparisonKind(kind), question),
+        "question": question_of(project, ComparisonKind(kind), places),
         "turns": turns_of(assignment, view),
         "sides": sides_of(assignment, filled, view),
         "view": view,
@@ -144,9 +132,16 @@ def page_of(assignment: Assignment, filled: dict[str, Any], view: View) -> dict[
     }
 
 
-def given_of(kind: str, filled: dict[str, Any]) -> dict[str, Any]:
+def question_of(project: Project, kind: ComparisonKind, places: int) -> Any:
+    """The project's own question, else the one that fits the kind and how many completions there are."""
+    if project.question != Project._meta.get_field("question").default:
+        return project.question
+    return QUESTIONS_OF_FEW.get((kind, places)) or QUESTIONS.get(kind, project.question)
+
+
+def given_of(kind: str, places: int, filled: dict[str, Any]) -> dict[str, Any]:
     """What can be said, and what of it was."""
-    several = kind == ComparisonKind.RANKING
+    several = kind == ComparisonKind.RANKING and places > 2
     floors = floors_of(filled.get("acceptability", ""), FLOOR_WORDS_OF_SEVERAL if several else FLOOR_WORDS)
     return {
         "steps": steps_of(filled.get("strength", "")),
@@ -180,7 +175,7 @@ def empty_dock(kind: str, slug: str, places: int, language: str) -> SafeString:
 
 def dock(kind: str, slug: str, places: int, filled: dict[str, Any]) -> SafeString:
     context = {
-        **given_of(kind, filled),
+        **given_of(kind, places, filled),
         "kind": kind,
         "sides": [{"place": place, "letter": LETTERS[place]} for place in range(places)],
         "skip_reasons": [(n, value, label) for n, (value, label) in enumerate(SkipReason.choices, 1)],
@@ -193,8 +188,12 @@ def choose_first(kind: str, count: int) -> str:
     """What to do before confirming."""
     if kind == ComparisonKind.PAIRWISE:
         return _("Choose one of the seven steps first: keys 1 to 7.")
+    if kind == ComparisonKind.RANKING and count == 2:
+        return _("Rank both first: press their numbers, the better one first.")
     if kind == ComparisonKind.RANKING:
         return _("Rank all %d first: press their numbers, the best one first.") % count
+    if kind == ComparisonKind.RATING and count == 1:
+        return _("Rate it by every criterion first: keys 1 to 5.")
     if kind == ComparisonKind.RATING:
         return _("Rate every completion by every criterion first: keys 1 to 5.")
     return _("Write the completion first.")

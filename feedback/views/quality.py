@@ -21,7 +21,8 @@ from feedback.forms_quality import adjudication_form, decision_in
 from feedback.models import Candidate, Comparison, Preference, PreferenceQuerySet, Project, Role, User
 from feedback.quality import OfKind, Pace, Quality, Sway, quality_of
 from feedback.quality_disagreements import Disagreement, disagreements
-from feedback.quality_rows import LATEST, rows_of
+from feedback.quality_rows import LATEST, full, left_out, rows_of
+from feedback.views.judging_keys import key_rows
 from feedback.views.judging_page import answer_in, answer_of, given_of, page_of, view_of
 from feedback.views.quality_charts import Bar, number, seconds_bar, shade, share_bar, share_words
 from feedback.visible import Piece, pieces
@@ -188,7 +189,8 @@ def still_open(project: Project, reviewer: User, found: list[Disagreement]) -> l
 def disagreement_list(request: Request, slug: str) -> HttpResponse:
     """What people disagree on, the widest apart first; `?show=decided` what reviewers have decided."""
     project = get_project(request.user, slug, Role.REVIEWER)
-    found = disagreements(rows_of(project, simulated=False))
+    looked_at = rows_of(project, simulated=False)
+    found = disagreements(looked_at)
     decided = list(decided_of(project).order_by("-pk").values_list("comparison", flat=True))
     spreads = {row.comparison: row.spread for row in found}
     undecided = [row.comparison for row in still_open(project, request.user, found)]
@@ -200,6 +202,7 @@ def disagreement_list(request: Request, slug: str) -> HttpResponse:
         "show_decided": show_decided,
         "undecided": len(undecided),
         "decided": len(decided),
+        "latest": LATEST if left_out(project, full(looked_at), simulated=False) else 0,
         "page": page,
         "rows": listed(page, spreads),
     }
@@ -277,7 +280,19 @@ def adjudication(request: Request, slug: str, pk: int) -> HttpResponse:
         problem = _("Somebody else decided this in the meantime: look at it, then decide again.")
         return adjudication_page(request, project, comparison, answer_in(form), problem=problem, status=409)
     messages.success(request, _("Decided. It trains instead of what the annotators said."))
-    return redirect("disagreements", slug)
+    return redirect("adjudication_next", slug, pk)
+
+
+@require_GET
+def adjudication_next(request: Request, slug: str, pk: int) -> HttpResponse:
+    """On to the disagreement after this one that is still open, from the last to the first; else the list."""
+    project = get_project(request.user, slug, Role.REVIEWER)
+    current = get_comparison(project, request.user, pk)
+    found = disagreements(rows_of(project, simulated=False))
+    here = next((place for place, row in enumerate(found, 1) if row.comparison == current.pk), 0)
+    undecided = still_open(project, request.user, [*found[here:], *found[:here]])
+    following = [row.comparison for row in undecided if row.comparison != current.pk]
+    return redirect("adjudication", slug, following[0]) if following else redirect("disagreements", slug)
 
 
 @require_POST
@@ -314,7 +329,8 @@ def adjudication_page(
     standing = history[0] if history and not history[0].withdrawn else None
     context = {
         **page_of(shown, filled, view_of(request)),
-        **given_of(comparison.kind, filled),
+        **given_of(comparison.kind, count, filled),
+        "actions": key_rows(deciding=True),
         "project": project,
         "place": "quality",
         "comparison": comparison,

@@ -1,4 +1,4 @@
-// The judging screen by keyboard: keys, focus, announcements, active time, heartbeat, guidelines beside the work.
+// The judging screen, and the page of a reviewer's decision, by keyboard: keys, focus, announcements, active time, heartbeat, guidelines beside the work.
 // What is asked differs by kind: `judgeKinds[KIND]` holds {missing, focus, press, marks, improves}; other kinds are in judge_kinds.js.
 (() => {
   "use strict";
@@ -54,12 +54,13 @@
     activeMs = 0;
     lastTick = Date.now();
     find("[data-keys]").hidden = false;
+    fitKeys();
     showKeys();
     if (!section().dataset.assignment) return;
     if (!kind()) return location.reload(); // of a kind that this page has no script for
     for (const element of all("[data-needs-judging]")) element.hidden = false;
     activeMs = saving.restoreDraft();
-    heart = setInterval(beat, 1000 * Number(section().dataset.renewSeconds));
+    if (section().dataset.renewUrl) heart = setInterval(beat, 1000 * Number(section().dataset.renewSeconds));
     const prompt = find(".judge-prompt");
     prompt.scrollTop = prompt.scrollHeight;
     showEdit();
@@ -95,8 +96,7 @@
   const changed = () => { marks(); saving.keepDraft(saving.activeMs()); };
   const marks = () => {
     kind().marks?.();
-    const note = find("[data-note]");
-    note.toggleAttribute("data-filled", Boolean(find("textarea[name=comment]").value.trim() || chosen("flags")));
+    find("[data-note]")?.toggleAttribute("data-filled", Boolean(find("textarea[name=comment]").value.trim() || chosen("flags")));
   };
   const choose = (input, again) => {
     if (!input || input.disabled) return;
@@ -266,6 +266,12 @@
   const showKeys = () => {
     for (const key of all("[data-kbd]")) if (keymap[key.dataset.kbd]) key.textContent = keymap[key.dataset.kbd].toUpperCase();
   };
+  // The sheet has the keys of every kind and page; those that mean nothing here are out of sight, and do nothing.
+  const fitKeys = () => {
+    const now = form()?.dataset.kind || find("#judge_keys").dataset.kind;
+    for (const row of all("#judge_keys [data-kinds]")) row.hidden = !row.dataset.kinds.split(" ").includes(now);
+  };
+  const offered = (action) => all(`#judge_keys [data-action="${action}"]`).some((row) => !row.hidden);
   let remapping = null;
   const remap = (button) => {
     remapping = { button, words: button.innerHTML };
@@ -301,19 +307,20 @@
     both: () => choose(radio("acceptability", "both"), true),
     one: () => choose(radio("acceptability", "one"), true),
     neither: () => choose(radio("acceptability", "neither"), true),
-    comment: () => open(find("[data-note]"), "textarea"),
-    skip: () => open(find("[data-skip]"), "button"),
+    comment: () => (find("[data-note]") ? open(find("[data-note]"), "textarea") : find("textarea[name=comment]").focus()),
+    skip: () => (find("[data-skip]").matches("a") ? find("[data-skip]").click() : open(find("[data-skip]"), "button")),
     edit: startEdit,
     formatted: () => toggleView("m"),
     differences: () => toggleView("d"),
     unfold: () => unfold(all("[data-unfold]")),
   };
 
+  const undo = () => find("#undo_form")?.requestSubmit();
   const press = (event) => {
     const key = letter(event);
-    const action = Object.keys(keymap).find((name) => keymap[name] === key);
+    const action = Object.keys(keymap).find((name) => keymap[name] === key && offered(name));
     if (key === "?") return find("#judge_keys").showModal();
-    if (action === "undo" && !saving.busy()) return saving.going ? saving.going.then(() => find("#undo_form").requestSubmit()) : find("#undo_form").requestSubmit();
+    if (action === "undo" && !saving.busy()) return saving.going ? saving.going.then(undo) : undo();
     if (action === "guidelines") return guidelines();
     if (!section().dataset.assignment) return false;
     if (key === "Enter") return confirm();

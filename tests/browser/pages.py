@@ -35,6 +35,7 @@ NO_PAGE = {
     "gold_make": "takes POST only",
     "gold_withdraw": "takes POST only",
     "adjudication_withdraw": "takes POST only",
+    "adjudication_next": "leads to another page",
     "judge_text": "JSON for the judging page",
     "judge_ahead": "takes POST only",
     "judge_draft": "takes POST only",

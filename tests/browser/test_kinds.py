@@ -45,6 +45,35 @@ def ranks(page: Page) -> list[str]:
     return page.locator(".judge-rank select").evaluate_all("all => all.map(one => one.value)")
 
 
+# --- the sheet of keys ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "there", "absent"),
+    [
+        ("pairwise", ["One step towards A or B", "Good enough: both;"], ["ties with", "criterion"]),
+        (
+            "ranking",
+            ["The next best one", "ties with the last", "Good enough: all;"],
+            ["towards A", "criterion"],
+        ),
+        ("rating", ["Rate by this criterion"], ["towards A", "ties with", "Good enough"]),
+        ("demonstration", ["Write"], ["towards A", "ties with", "criterion", "Mark the differences"]),
+    ],
+)
+def test_the_sheet_holds_the_keys_of_what_is_asked(
+    page: Page, open_kind: Callable[[str], str], kind: str, there: list[str], absent: list[str]
+) -> None:
+    open_kind(kind)
+    if kind == "demonstration":
+        page.locator("#comparison_title").focus()
+    page.keyboard.press("?")
+    said = page.locator("#judge_keys").inner_text()
+    assert [words for words in there if words not in said] == []
+    assert [words for words in absent if words in said] == []
+    assert "Confirm" in said and "Comment and flags" in said
+
+
 # --- ranking ----------------------------------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ from tests.factories import (
 from training import snapshots
 from training.forms import freezable
 from training.guards import ALL
+from training.loop import count_judgements
 
 pytestmark = pytest.mark.django_db
 SignIn = Callable[[User], Client]
@@ -185,6 +186,32 @@ def test_it_counts_in_no_statistic(project: Project, disputed: Comparison, revie
     assert disagreements(found) == apart
     assert Preference.objects.filter(comparison=disputed).current().count() == 2
     assert Preference.objects.filter(comparison=disputed).in_force().by_people().count() == 2
+
+
+def test_the_loop_counts_what_trains(project: Project, disputed: Comparison, reviewer: User) -> None:
+    """Against `pairs()` of every row: what a decision overrules is not waited for and not counted."""
+
+    def by_pairs() -> int:
+        rows = Preference.objects.deciding().filter(comparison__project=project)
+        return sum(any(not pair.tie for pair in row.pairs()) for row in rows)
+
+    def counted() -> tuple[int, int]:
+        found = count_judgements(project, since=None)
+        assert found["fresh"] == found["people"] + found["simulated"] + found["imported"]
+        return found["people"], found["decided"]
+
+    prompt = disputed.prompt
+    original = disputed.candidates.get(position=0).completion
+    mended = make_completion(prompt=prompt, text="mended", source="corrected", corrected_from=original)
+    make_preference(comparison=disputed, strength=0, written=mended, corrects=original)
+    assert counted() == (3, by_pairs()) == (3, 3)
+    decide(disputed, reviewer, 2)
+    # The decision, and the correction of whom it overrules.
+    assert counted() == (2, by_pairs()) == (2, 2)
+    decide(disputed, reviewer, 0)
+    assert counted() == (2, by_pairs()) == (2, 1)
+    adjudication.withdraw(disputed, reviewer, since=adjudication.adjudications(disputed)[0].pk)
+    assert counted() == (3, by_pairs()) == (3, 3)
 
 
 def test_it_takes_nobody_s_place(project: Project, reviewer: User) -> None:
@@ -343,6 +370,24 @@ def test_a_reviewer_decides_changes_and_takes_back(
     ]  # fmt: skip
     assert entries[0].detail == {"judgement": first.pk, "answer": {"strength": 2}}
     assert "taken back" in client.get(address(disputed)).content.decode()
+
+
+def test_a_decision_leads_to_the_next_disagreement(
+    project: Project, disputed: Comparison, reviewer: User, sign_in: SignIn
+) -> None:
+    """The widest apart first, round to the first again, past what is decided, and last to the list."""
+    narrow = make_comparison(project=project, overlap=2)
+    for strength in (1, -1):
+        make_preference(comparison=narrow, strength=strength)
+    client, listed = sign_in(reviewer), reverse("disagreements", args=[project.slug])
+
+    def after(comparison: Comparison) -> str:
+        return client.get(address(comparison, "adjudication_next"))["Location"]
+
+    assert (after(disputed), after(narrow)) == (address(narrow), address(disputed))
+    response = client.post(address(disputed), {"since": "", "strength": "2"}, follow=True)
+    assert response.redirect_chain[-1][0] == address(narrow)
+    assert (after(disputed), after(narrow)) == (address(narrow), listed)
 
 
 @pytest.mark.parametrize("fields", [{}, {"strength": "4"}, {"strength": "0", "acceptability": "one"}])

@@ -351,6 +351,33 @@ def test_criteria_with_markup_are_only_text(mei: Annotator, project: Project) ->
     assert "<img" not in mei.get()
 
 
+@pytest.mark.parametrize(
+    ("kind", "count", "words", "not_these"),
+    [
+        (
+            "ranking",
+            2,
+            ["Which completion is better?", "Rank both first", "Only the better"],
+            ["Only the best"],
+        ),
+        ("ranking", 4, ["which is worst?", "Rank all 4 first", "Only the best"], ["Only the better"]),
+        ("rating", 1, ["How good is the completion?", "Rate it by every"], ["Differences"]),
+        ("rating", 4, ["How good is each completion?", "Rate every completion", "Differences"], []),
+    ],
+)
+def test_the_words_fit_how_many_there_are_whatever_the_settings_say(
+    sign_in: SignIn, kind: str, count: int, words: list[str], not_these: list[str]
+) -> None:
+    """A file brings as many completions as it has; the settings say how many are put up here."""
+    project = make_project(kind=kind, candidates=2)
+    make_comparison(project=project, kind=kind, texts=TEXTS[:count])
+    html = Annotator(sign_in(make_member(project=project)), project).get()
+    shown_of_page = html[html.index('id="comparison"') : html.index('id="judge_keys"')]
+    assert [text for text in words if text not in shown_of_page] == []
+    assert [text for text in not_these if text in shown_of_page] == []
+    assert len(re.findall(r'<article class="card side', html)) == count
+
+
 def test_the_same_project_asks_its_own_question(sign_in: SignIn) -> None:
     own = make_project(kind="ranking", question="Which would you send?")
     make_comparison(project=own, kind="ranking", texts=TEXTS[:3])
