@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +32,7 @@ def number(cell: str) -> float:
         value = float(cell)
     except ValueError as error:
         raise BadRow(_("wanted a number, found %s") % repr(cell)[:80]) from error
-    if value != value or value in (float("inf"), float("-inf")):
+    if not math.isfinite(value) or "_" in cell:  # Python reads 1_0 as ten
         raise BadRow(_("wanted a number, found %s") % repr(cell)[:80])
     return value
 

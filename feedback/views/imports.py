@@ -21,6 +21,7 @@ from kombu.exceptions import OperationalError as TransportError
 from feedback import imports, tasks
 from feedback.access import at_least, get_in_project, get_project
 from feedback.exchange.formats import Format
+from feedback.exchange.rows import Row
 from feedback.forms_data import PreviewForm, UploadForm
 from feedback.lines import BadFile, located
 from feedback.models import DataImport, Project, Role
@@ -156,7 +157,7 @@ def looked_at(data_import: DataImport, form: PreviewForm) -> Preview:
     return preview(data_import, form["format"].initial, mapping, ignore_extra=False)
 
 
-def preview_row(row: Any) -> dict[str, Any]:
+def preview_row(row: Row) -> dict[str, Any]:
     def cut(text: str) -> dict[str, Any]:
         return {"pieces": pieces(text[:PREVIEW_TEXT_SHOWN]), "cut": len(text) > PREVIEW_TEXT_SHOWN}
 

@@ -46,6 +46,10 @@ def test_labels_and_sets_in_csv() -> None:
             "Line 2: column 'margin': wanted a number, found 'nan'",
         ),
         (
+            "prompt,chosen,rejected,margin\na,b,c,1_0\n",
+            "Line 2: column 'margin': wanted a number, found '1_0'",
+        ),
+        (
             "prompt,completion,label\na,b,maybe\n",
             "Line 2: column 'label': wanted true or false, found 'maybe'",
         ),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from django.test import Client
 from django.urls import reverse
 
+from feedback.asked import MOST_CANDIDATES
 from feedback.models import ComparisonKind, Project
 from tests.factories import make_project, make_superuser
+from tests.feedback.importing import imported
 
 pytestmark = pytest.mark.django_db
 
@@ -75,6 +78,16 @@ def test_a_typed_address_is_kept_and_never_changed_without_a_word(maker: Client)
         reverse("project_create"), {"name": "N", "kind": "pairwise", "overlap": "1", "slug": "taken"}
     )
     assert answer.status_code == 200 and "already exists" in answer.content.decode()
+
+
+def test_the_settings_say_how_many_completions_a_file_brings(maker: Client) -> None:
+    project = make(maker, name="Order", kind="ranking")
+    html = maker.get(reverse("project_settings", args=[project.slug])).content.decode()
+    assert f"The completions in a row of an imported file stay together, up to {MOST_CANDIDATES}." in html
+    many = [str(number) for number in range(MOST_CANDIDATES)]
+    imported(project, json.dumps({"prompt": "p", "completions": many}), options={"put_up": True})
+    comparison = project.comparisons.get()
+    assert comparison.candidates.count() == MOST_CANDIDATES > project.candidates
 
 
 def test_a_kind_that_there_is_not_is_refused(maker: Client) -> None:
