@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from feedback.models import Assignment, Comparison, Membership, Preference, Project, User
 from tests.browser import web
+from tests.browser.visit import AXE, violations
 from tests.factories import make_comparison, make_completion, make_member, make_project, make_prompt, put_up
 
 pytestmark = pytest.mark.browser
@@ -282,6 +283,7 @@ def test_a_kept_judgement_that_a_closed_project_refuses_is_told_and_kept(
     expect(notice).to_contain_text("Its project is closed")
     notice.get_by_text("What you typed, to copy").click()
     expect(notice.locator(".read")).to_have_text("an hour of <b>thought</b>")
+    assert violations(page, AXE.read_text(), None) == []
     notice.get_by_role("button", name="Close").click()
     expect(notice).to_have_count(0)
     assert stored(page) == ["draft", "unsent"] and not Preference.objects.exists()
@@ -361,6 +363,7 @@ def test_a_project_that_closes_meanwhile_leaves_the_judgement_on_the_screen(
     expect(said.locator("button")).to_be_hidden()
     page.reload()
     expect(page.get_by_role("heading", level=1)).to_have_text("Project closed")
+    assert violations(page, AXE.read_text(), None) == []
     Project.objects.update(archived_at=None)
     open_judge(page, site)
     expect(page.locator("#judge_announcer")).to_contain_text("has been saved now")

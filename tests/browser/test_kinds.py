@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
-from feedback.models import Assignment, Completion, Preference, Project, User
+from feedback.models import Assignment, Completion, Guideline, Preference, Project, User
 from tests.browser import web
 from tests.browser.test_judging import shown, wait_for_another
 from tests.factories import make_comparison, make_member, make_project, make_prompt, put_up
@@ -181,6 +181,48 @@ def test_a_ranking_by_touch_on_a_phone(browser: Browser, site: str) -> None:
     assert on_screen(Preference.objects.get().ranking, first) == [[2], [0, 3], [1]]
     context.close()
     assert not watched.problems()
+
+
+@pytest.mark.parametrize(("kind", "count"), [("ranking", 8), ("rating", 2)])
+def test_a_phone_has_room_for_every_button(browser: Browser, site: str, kind: str, count: int) -> None:
+    """Buttons as large as a finger, a dock that leaves the texts in sight, labels above what they name."""
+    project = make_project(slug="desk", kind=kind)
+    Guideline.objects.create(project=project, version=12, text="Be kind.")
+    texts = tuple(f"text {number}" for number in range(count))
+    make_comparison(project=project, kind=kind, texts=texts)
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    web.sign_in(context, site, make_member(project=project))
+    page = context.new_page()
+    page.goto(f"{site}/p/desk/judge/")
+    expect(page.locator("[data-confirm]")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    guidelines = page.locator("[data-guidelines]").bounding_box()
+    assert guidelines is not None and guidelines["height"] < 30, "its words break into two lines"
+
+    def dock_is_low() -> None:
+        dock = page.locator(".dock").bounding_box()
+        assert dock is not None and dock["height"] < 844 * 0.4
+
+    dock_is_low()
+    buttons = page.locator(".dock :is(button, summary, label.btn), .rating label").filter(visible=True)
+    small = [
+        box for one in buttons.all() if (box := one.bounding_box()) and min(box["height"], box["width"]) < 38
+    ]
+    assert small == []
+    if kind == "rating":
+        for fieldset in page.locator(".rating").all():
+            legend, step = (
+                fieldset.locator("legend").bounding_box(),
+                fieldset.locator("label").first.bounding_box(),
+            )
+            outside = fieldset.bounding_box()
+            assert legend and step and outside
+            assert outside["y"] <= legend["y"] and legend["y"] + legend["height"] <= step["y"] + 1
+    else:
+        for place in range(0, count, 2):
+            page.locator(f"[data-chip='{place}']").tap()
+        dock_is_low()
+    context.close()
 
 
 def test_a_ranking_works_without_scripts(browser: Browser, site: str) -> None:
