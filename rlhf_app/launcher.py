@@ -46,6 +46,7 @@ def main(arguments: list[str]) -> int:
         print(f"\n{error}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr, flush=True)
         return 130
     return status
 

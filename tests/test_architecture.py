@@ -55,6 +55,7 @@ FLOORS = {
     "training.urls": 8,
     "rlhf_app.views": 9,
     "rlhf_app.launcher": 9,
+    "rlhf_app.start": 10,
     "rlhf_app.urls": 10,
 }
 FILE_LINES = 600

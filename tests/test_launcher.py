@@ -55,7 +55,7 @@ class Installation:
         """The launcher as `./run` execs it; the virtual environment is the one that runs the tests."""
         clean = {name: value for name, value in os.environ.items() if name not in OWN_SETTINGS}
         return subprocess.Popen(
-            [sys.executable, "-m", "rlhf_app.launcher", *arguments],
+            [sys.executable, "rlhf_app/start.py", *arguments],
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -151,6 +151,18 @@ def started(installation: Installation) -> Iterator[Installation]:
     if installation.process and installation.process.poll() is None:
         installation.stop()
     assert not installation.alive()
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("seconds", [0.3, 0.6, 1.2])
+def test_an_early_ctrl_c_ends_in_a_word(installation: Installation, seconds: float) -> None:
+    """While it imports, and while it looks at the database: no traceback, and nothing is left."""
+    process = installation.run("demo", "--port", "8400", start_new_session=True)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    said, _none = process.communicate(timeout=10)
+    assert "Traceback" not in said and said.rstrip().endswith(("Stopped.", "Everything has stopped."))
+    assert process.returncode in (0, 130) and not installation.alive()
 
 
 @pytest.mark.processes
