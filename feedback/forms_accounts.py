@@ -167,13 +167,13 @@ class ProjectForm(forms.ModelForm):  # type: ignore[type-arg]  # Django has no r
 
 
 def explained(label: object, words: object) -> str:
-    return format_html('{} <span class="help">{}</span>', label, words)
+    return format_html('<span>{}<br><span class="help">{}</span></span>', label, words)
 
 
 explained_lazy = lazy(explained, str)
 KINDS_EXPLAINED = {
     ComparisonKind.PAIRWISE: gettext_lazy(
-        "Two completions side by side, seven steps from much better to much worse. Most projects start here."
+        "Two side by side, in seven steps from much better to much worse. Most projects start here."
     ),
     ComparisonKind.RANKING: gettext_lazy(
         "3 to 8 completions put in order, ties allowed: more said of each prompt, and slower."
