@@ -4,7 +4,7 @@
 
 Faster steps are worth nothing if they learn less. Both sides start from the same pre-trained policy (the
 anchor's `pretrain.py` makes it when FOLDER has none), are paid the same gold reward, take the same number of
-updates of 32 completions and 4 epochs, and are read by the anchor's judge on prompts that neither learned from.
+updates of 32 completions and 4 epochs, and are read by the anchor's judge on prompts that none of them saw.
 TRL trains a separate value model. Ours is judged every few updates: between those, its gold is read off at
 the KL that TRL ends with.
 """
@@ -135,7 +135,7 @@ def measure(figures: dict[str, Any], learning: Learning) -> bool:
     figures["chance"] = round(ERRORS * math.hypot(met.error, trl.error), 4)
     figures["times_as_fast"] = round(trl.seconds / met.seconds, 2)
     figures["bar"] = FASTER
-    return figures["gold_gained"] >= -figures["chance"] and figures["times_as_fast"] >= FASTER
+    return bool(figures["gold_gained"] >= -figures["chance"] and figures["times_as_fast"] >= FASTER)
 
 
 def main() -> int:
@@ -147,8 +147,10 @@ def main() -> int:
     parser.add_argument("--updates", type=int, default=60)
     parser.add_argument("--every", type=int, default=10, help="updates between judged policies of ours")
     told = parser.parse_args()
-    paths = (path.absolute() for path in (told.anchors, told.trl, told.trl_ppo, told.work))
-    learning = Learning(*paths, told.updates, told.every)
+    anchors, trl, trl_ppo, work = (
+        path.absolute() for path in (told.anchors, told.trl, told.trl_ppo, told.work)
+    )
+    learning = Learning(anchors, trl, trl_ppo, work, told.updates, told.every)
     return measured("bench-learning", lambda figures: measure(figures, learning))
 
 

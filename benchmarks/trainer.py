@@ -47,6 +47,8 @@ Both sides get it, so that this is not what is compared."""
 PAIRS = 64
 """A turn of the reward model is a pass over so many pairs, in batches of 16: both sides do the same work."""
 BATCH_PAIRS = 16
+MICROBATCH_TOKENS = {"S": 2048, "M": 1024}
+"""Of our side: they decide how much memory it needs, not what comes out."""
 
 
 class Part(NamedTuple):
@@ -175,6 +177,7 @@ def commands(
     theirs += ["--data", folder / "theirs", "--model", shape, "--threads", str(bench.threads), *told]
     ours = [sys.executable, "-m", "benchmarks.trainer_side", name, "--folder", folder / "ours"]
     ours += ["--steps", str(steps + warm), "--threads", str(bench.threads)]
+    ours += ["--microbatch-tokens", str(MICROBATCH_TOKENS[shape])]
     return {"trl": theirs, name: ours}
 
 

@@ -33,7 +33,6 @@ SHARED: dict[str, Any] = {
     "missing_eos_penalty": 0.0,  # the policy has no end token: every completion has 48
     "kl_limit": 1000.0,
     "sample_every": 100_000,
-    "microbatch_tokens": 2048,
     "checkpoint_every": 100_000,
 }
 PPO = {**SHARED, "epochs": 4, "minibatches": 1, "epoch_kl_stop": 100.0}
@@ -43,7 +42,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "reinforce": {**SHARED, "completions_per_prompt": COMPLETIONS, "baseline": "leave_one_out"},
     "reward": {
         "epochs": 1,
-        "microbatch_tokens": 2048,
         "batch_pairs": 16,
         "max_length": 256,
         "learning_rate": 1e-4,
@@ -122,12 +120,12 @@ def anchor_pairs(folder: Path) -> list[Pair]:
     return [Pair(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"], 0.0, False, 1.0) for row in rows]
 
 
-def steps(part: str, folder: Path, output: Path, count: int) -> Iterator[float]:
+def steps(part: str, folder: Path, output: Path, count: int, microbatch_tokens: int) -> Iterator[float]:
     """Seconds of each of `count` steps of one part."""
     from training.core import configs, data
     from training.core.types import Job
 
-    settings = dict(SETTINGS.get(part, {}))
+    settings = SETTINGS[part] | {"microbatch_tokens": microbatch_tokens} if part in SETTINGS else {}
     if part == "reward":
         pairs = anchor_pairs(folder)
         settings["epochs"] = -(-count // (len(pairs) // settings["batch_pairs"]))
@@ -151,6 +149,7 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, required=True, help="the first ones included, which do not count"
     )
+    parser.add_argument("--microbatch-tokens", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
 
@@ -165,7 +164,8 @@ def main() -> None:
     rates = [product_rate()]
     taken: list[float] = []
     with tempfile.TemporaryDirectory() as output:
-        for seconds in steps(options.part, options.folder, Path(output), options.steps):
+        told = (options.part, options.folder, Path(output), options.steps, options.microbatch_tokens)
+        for seconds in steps(*told):
             taken.append(seconds)
             pace(seconds)
             if len(taken) == options.steps:
