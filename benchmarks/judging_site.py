@@ -8,11 +8,13 @@ from __future__ import annotations
 import html
 import http.client
 import os
+import random
 import re
 import socket
 import subprocess
 import time
 import urllib.parse
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,7 +96,7 @@ def judge_before(project: Any, comparisons: list[Any], times: int) -> None:
 
     from feedback.models import Assignment, Preference, User
 
-    now = timezone.now()
+    draw, now = random.Random(2), timezone.now()
     people = [
         User.objects.get_or_create(username=f"{project.slug}-before-{number}")[0] for number in range(times)
     ]
@@ -108,15 +110,16 @@ def judge_before(project: Any, comparisons: list[Any], times: int) -> None:
     )  # fmt: skip
     Preference.objects.bulk_create(
         Preference(
-            assignment=row, comparison_id=row.comparison_id, annotator_id=row.annotator_id, strength=1,
-            shown_order=[0, 1], idempotency_key=f"before-{row.pk}", body_hash="0" * 64,
+            assignment=row, comparison_id=row.comparison_id, annotator_id=row.annotator_id,
+            strength=draw.randrange(-3, 4), shown_order=[0, 1], idempotency_key=f"before-{row.pk}",
+            body_hash="0" * 64, active_ms=draw.randrange(2000, 60_000),
         )
         for row in assignments
     )  # fmt: skip
 
 
-def members(project: Any, count: int) -> list[str]:
-    """Session cookies of so many new annotators."""
+def members(project: Any, count: int, role: str = "annotator") -> list[str]:
+    """Session cookies of so many new members."""
     from django.test import Client
 
     from feedback.models import Membership, User
@@ -124,7 +127,7 @@ def members(project: Any, count: int) -> list[str]:
     cookies = []
     for number in range(count):
         user = User.objects.create(username=f"{project.slug}-{uuid.uuid4().hex[:8]}-{number}")
-        Membership.objects.create(project=project, user=user, role="annotator")
+        Membership.objects.create(project=project, user=user, role=role)
         client = Client()
         client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
         cookies.append("; ".join(f"{name}={morsel.value}" for name, morsel in client.cookies.items()))
@@ -213,6 +216,15 @@ def web(log: Path) -> Iterator[Web]:
 
 
 # --- an annotator -----------------------------------------------------------------------------------------
+
+
+def seconds_of_page(port: int, path: str, cookies: str) -> float:
+    """A whole page, as somebody waits for it. Raises HTTPError where it is refused."""
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Cookie": cookies})
+    begin = time.perf_counter()
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        answer.read()
+    return time.perf_counter() - begin
 
 
 class Shown(NamedTuple):
