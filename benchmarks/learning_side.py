@@ -1,9 +1,10 @@
 """Our side of `./run bench-learning`: PPO with the shared trunk against the anchor's gold reward.
 
-    python -m benchmarks.learning_side --anchors DIR --folder FOLDER --updates N --every N
+    python -m benchmarks.learning_side --anchors DIR --theirs FOLDER --folder FOLDER --updates N --every N
 
 Prints {"update", "seconds", "gold", "kl"} after each update and leaves FOLDER/policy-UPDATE, a folder as
-transformers loads it, after every so many. Seconds are those of the generator alone.
+transformers loads it, after every so many. Seconds are those of the updates alone: loading, sample texts and
+checkpoints, which TRL's clock does not see either, are left out.
 
 One thing is put in the place of ours: the gold reward stands where a reward model's score would.
 """
@@ -25,12 +26,15 @@ if TYPE_CHECKING:
 
 SCALE, CENTER = 50.0, 0.30
 """The anchor's: what it makes of the share of vowels before it pays it."""
+KL_COEFFICIENT, LEARNING_RATE = 0.05, 1e-4
 SETTINGS: dict[str, Any] = {
     "critic": "shared",
     "epochs": 4,
     "minibatches": 1,
-    "learning_rate": 2e-4,  # falls to 0: its mean is the constant 1e-4 of the anchor
-    "kl_coefficient": 0.05,
+    "learning_rate": LEARNING_RATE,
+    "steps": 1_000_000,  # the rate falls to 0 over these: what is run of them keeps it constant, as TRL's is
+    "kl_coefficient": KL_COEFFICIENT,
+    "score_clip": 1e6,  # TRL clips no score
     "rollout_prompts": 32,
     "max_new_tokens": 48,
     "missing_eos_penalty": 0.0,  # the policy has no end token: every completion has 48
@@ -41,34 +45,39 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def put_gold_in_place(anchors: Path, policy: Path) -> None:
-    """The production reward becomes the anchor's, by the anchor's own code."""
+def put_gold_in_place(anchors: Path, tokenizer: Path) -> None:
+    """The production reward becomes the anchor's, by the anchor's own code.
+
+    It counts no bytes of special tokens, so it needs the anchor's tokenizer: in ours <|end|> is not special.
+    """
+    import torch
     from transformers import AutoTokenizer
 
     from training.core import rewards
 
     sys.path.insert(0, str(anchors))
     gold = importlib.import_module("gold")
-    size, vowels = gold.tables(AutoTokenizer.from_pretrained(policy))
+    size, vowels = gold.tables(AutoTokenizer.from_pretrained(tokenizer))
 
     def paid(_prompts: Sequence[Prompt], completions: Sequence[Completion]) -> rewards.Scores:
-        import torch
-
         ids = torch.tensor([completion.ids for completion in completions])
         return (SCALE * (gold.gold(ids, size, vowels) - CENTER)).tolist()
 
     cast(Any, rewards).configured = lambda *_: rewards.WeightedSum({"gold": (1.0, paid)})
 
 
-def learn(job: Job, folder: Path) -> Iterator[dict[str, float]]:
-    """The facts of each update; checkpoints become policies that the common judge can read."""
+def learn(job: Job, folder: Path, updates: int) -> Iterator[dict[str, float]]:
+    """The facts of so many updates; checkpoints become policies that the common judge can read."""
     from training.core import models, ppo, state
-    from training.core.types import Checkpoint, Metrics
+    from training.core.types import Checkpoint, Metrics, Note, Phase
 
     seconds, begin = 0.0, time.perf_counter()
     for event in ppo.train(job):
-        seconds += time.perf_counter() - begin
-        if isinstance(event, Metrics):
+        if isinstance(event, Metrics | Note):  # a note interrupts an update
+            seconds += time.perf_counter() - begin
+        if isinstance(event, Phase):  # "training": all is loaded
+            seconds = 0.0
+        elif isinstance(event, Metrics):
             gold = event.values["reward/score"] / SCALE + CENTER
             yield {
                 "update": event.step, "seconds": round(seconds, 2),
@@ -78,15 +87,18 @@ def learn(job: Job, folder: Path) -> Iterator[dict[str, float]]:
             policy = models.Policy(job.inputs["policy"])
             state.restore_weights(policy.model, event.saved.tensors, "policy.")
             policy.save(folder / f"policy-{event.saved.step}")
+            if event.saved.step >= updates:
+                return
         begin = time.perf_counter()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--anchors", type=Path, required=True)
+    parser.add_argument("--theirs", type=Path, required=True, help="the folder with the anchor's tokenizer")
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--updates", type=int, required=True)
-    parser.add_argument("--every", type=int, required=True)
+    parser.add_argument("--updates", type=int, required=True, help="up to the next that is judged")
+    parser.add_argument("--every", type=int, required=True, help="updates between judged policies")
     parser.add_argument("--threads", type=int, default=2)
     told = parser.parse_args()
 
@@ -101,11 +113,10 @@ def main() -> None:
     repeat_to_the_bit()
     inputs = {name: told.folder / name for name in ("policy", "reward_model")}
     inputs |= {"reference": told.folder / "policy", "prompts": told.folder / "prompts.jsonl"}
-    put_gold_in_place(told.anchors, inputs["policy"])
-    config = configs.parse("ppo", SETTINGS | {"steps": told.updates, "checkpoint_every": told.every})
-    output = told.folder / "output"
-    output.mkdir()
-    for facts in learn(Job(config, 7, inputs, output, None, lambda: None, lambda: False), told.folder):
+    put_gold_in_place(told.anchors, told.theirs / "tokenizer")
+    config = configs.parse("ppo", SETTINGS | {"checkpoint_every": told.every})
+    job = Job(config, 7, inputs, told.folder / "output", None, lambda: None, lambda: False)
+    for facts in learn(job, told.folder, told.updates):
         print(json.dumps(facts), flush=True)
 
 

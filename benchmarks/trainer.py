@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,21 +86,48 @@ class Bench(NamedTuple):
 # --- the folders that both sides read -----------------------------------------------------------------
 
 
-def prepare(bench: Bench, shape: str, folder: Path) -> None:
-    """theirs/: the anchor's folder with as many pairs as a turn has. ours/: the same for the trainer."""
+def folders(folder: Path, shape: str, links: Mapping[str, Path]) -> tuple[Path, Path]:
+    """theirs/: the anchor's folder, of links. ours/: its model, tokenizer and prompts for the trainer."""
     theirs, ours = folder / "theirs", folder / "ours"
     theirs.mkdir()
     ours.mkdir()
+    for name, target in links.items():
+        (theirs / name).symlink_to(target.resolve())
+    code = "import sys; from benchmarks import trainer_folders; trainer_folders.write(*sys.argv[1:])"
+    subprocess.run([sys.executable, "-c", code, theirs, shape, ours], cwd=ROOT, check=True)
+    return theirs, ours
+
+
+def prepare(bench: Bench, shape: str, folder: Path) -> None:
+    """Both sides' folders with as many pairs as a turn has."""
+    names = ("tokenizer", f"model_{shape}", "prompts_train.jsonl")
+    theirs, ours = folders(folder, shape, {name: bench.work / name for name in names})
     pairs = (bench.work / "pairs_train.jsonl").read_text(encoding="utf-8").splitlines()[:PAIRS]
     for place in (theirs / "pairs_train.jsonl", ours / "pairs.jsonl"):
         place.write_text("".join(line + "\n" for line in pairs), encoding="utf-8")
-    for name in ("tokenizer", f"model_{shape}", "prompts_train.jsonl"):
-        (theirs / name).symlink_to(bench.work.resolve() / name)
-    code = "import sys; from benchmarks import trainer_folders; trainer_folders.write(*sys.argv[1:])"
-    subprocess.run([sys.executable, "-c", code, theirs, shape, ours], cwd=ROOT, check=True)
 
 
 # --- the sides ----------------------------------------------------------------------------------------
+
+
+def objects(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The JSON objects among what a process prints; transformers prints what it logs as Python writes it."""
+    for line in lines:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            yield found
+
+
+def said(command: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """Run a side to its end: the JSON objects that it prints. Its complaints are shown when it fails."""
+    told = [str(part) for part in command]
+    done = subprocess.run(told, cwd=ROOT, text=True, capture_output=True, env={**os.environ, **CALM})
+    if done.returncode:
+        raise RuntimeError(f"{told}: {done.stderr[-2000:]}")
+    return list(objects(done.stdout.splitlines()))
 
 
 class Side:
@@ -119,15 +146,8 @@ class Side:
         self.to_first_step = time.perf_counter() - begin
 
     def _said(self) -> Iterator[dict[str, Any]]:
-        """The lines of JSON that it prints among others."""
         assert self.process.stdout
-        for line in self.process.stdout:
-            try:
-                found = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(found, dict):
-                yield found
+        return objects(self.process.stdout)
 
     def _tick(self) -> float | None:
         """Seconds of the step that was done; None before the first."""
@@ -152,9 +172,9 @@ class Side:
     def end(self) -> dict[str, Any]:
         """Let it end; what it says of itself."""
         self._go()
-        said = [found for found in self._said() if "bench" in found]
+        final = [found for found in self._said() if "bench" in found]
         self.process.wait(timeout=60)
-        return said[-1]
+        return final[-1]
 
 
 @contextmanager
@@ -275,12 +295,9 @@ def flops(limit: dict[str, Any], name: str, shape: str) -> float:
 
 def limits(bench: Bench, folder: Path) -> dict[str, Any]:
     """The best matrix product of this machine, and the work of each phase, by the anchor's own counting."""
-    said = subprocess.run(
-        [bench.trl, bench.anchors / "bench_limit.py", "--data", folder, "--threads", str(bench.threads)],
-        check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
-    lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-    found = {line["model"]: line for line in lines if line["bench"] == "limit"}
+    script = bench.anchors / "bench_limit.py"
+    told = said([bench.trl, script, "--data", folder, "--threads", str(bench.threads)])
+    found = {line["model"]: line for line in told if line["bench"] == "limit"}
     return {"peak_gflops": found["S"]["peak_gflops"], **found}
 
 
@@ -317,22 +334,28 @@ def measure(figures: dict[str, Any], bench: Bench, shapes: Sequence[str], parts:
     return passed
 
 
+def parser_of(command: str, sentence: str) -> argparse.ArgumentParser:
+    """What every command that has the anchor as its other half is told."""
+
+    def place(text: str) -> Path:
+        return Path(text).absolute()  # both sides run in other folders
+
+    parser = argparse.ArgumentParser(prog=f"./run {command}", description=sentence)
+    parser.add_argument("anchors", type=place, metavar="ANCHORS_DIR")
+    parser.add_argument("--trl", type=place, required=True, help="python with the newest TRL")
+    parser.add_argument("--trl-ppo", type=place, required=True, help="python with the last TRL that has PPO")
+    parser.add_argument("--work", type=place, required=True, help="what the anchor's prepare.py wrote")
+    return parser
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="./run bench-trainer", description=__doc__.split("\n")[0])
-    parser.add_argument("anchors", type=Path, metavar="ANCHORS_DIR")
-    parser.add_argument("--trl", type=Path, required=True, help="python with the newest TRL")
-    parser.add_argument("--trl-ppo", type=Path, required=True, help="python with the last TRL that has PPO")
-    parser.add_argument("--work", type=Path, required=True, help="what the anchor's prepare.py wrote")
+    parser = parser_of("bench-trainer", __doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", choices=["S", "M"], default=["S", "M"])
     parser.add_argument("--parts", nargs="+", choices=[*PARTS, "start"], default=[*PARTS, "start"])
     parser.add_argument("--rounds", type=int, default=5, help="turns that count; one more comes before")
     parser.add_argument("--threads", type=int, default=2)
     told = parser.parse_args()
-    bench = Bench(
-        *(path.absolute() for path in (told.anchors, told.trl, told.trl_ppo, told.work)),
-        told.rounds,
-        told.threads,
-    )
+    bench = Bench(told.anchors, told.trl, told.trl_ppo, told.work, told.rounds, told.threads)
     return measured("bench-trainer", lambda figures: measure(figures, bench, told.models, told.parts))
 
 
