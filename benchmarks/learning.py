@@ -88,8 +88,9 @@ class Learning(NamedTuple):
 
     def our_side(self, theirs: Path, ours: Path) -> list[Point]:
         command: list[str | Path] = [sys.executable, "-m", "benchmarks.learning_side"]
-        command += ["--anchors", self.anchors, "--theirs", theirs, "--folder", ours, "--every", str(self.every)]
-        told = said([*command, "--updates", str(self.updates + self.updates // 2)])
+        command += ["--anchors", self.anchors, "--theirs", theirs, "--folder", ours]
+        command += ["--updates", str(self.updates + self.updates // 2), "--every", str(self.every)]
+        told = said(command)
         policies = [(ours / f"policy-{facts['update']}", facts) for facts in told]
         return [
             self.judged(theirs, ours / "policy", 0, 0.0),
