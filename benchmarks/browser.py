@@ -130,7 +130,7 @@ class Admin:
             run.refresh_from_db()
         if run.state != Run.State.DONE:
             raise RuntimeError(f"{run.title} is {run.state}: {run.outcome}")
-        expect(self.page.locator("#run_status")).to_contain_text("Done", timeout=10_000)
+        expect(self.page.locator("#run_status")).to_contain_text("done", timeout=10_000)
         return Run.objects.get(pk=run.pk)
 
     def compare(self, slug: str, version: Any) -> int:
