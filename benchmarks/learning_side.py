@@ -34,6 +34,7 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": LEARNING_RATE,
     "steps": 1_000_000,  # the rate falls to 0 over these: what is run of them keeps it constant, as TRL's is
     "kl_coefficient": KL_COEFFICIENT,
+    "value_coefficient": 0.1,  # TRL's vf_coef, of the same loss
     "score_clip": 1e6,  # TRL clips no score
     "rollout_prompts": 32,
     "max_new_tokens": 48,
