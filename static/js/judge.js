@@ -40,7 +40,7 @@
     const headers = { "X-CSRFToken": saving.csrf() || said.get("csrfmiddlewaretoken") };
     let response;
     try { response = await fetch(section().dataset.renewUrl, { method: "POST", body, headers }); } catch { return; } // the next beat tries again
-    if (response.status === 409) saving.say(response.headers.get("X-Judging") === "closed" ? "closed" : "lost");
+    if (response.status === 409) saving.say(response.headers.get("X-Judging") === "closed" ? "ended" : "lost");
   };
 
   // --- a new comparison on the screen ---

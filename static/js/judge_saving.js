@@ -160,7 +160,7 @@
     if (event.detail.target.id !== "comparison") return;
     // What is typed must stay in sight; a page that only waits can say it as a page.
     if (mark === "closed" && !form()) return location.reload();
-    if (mark === "closed" && !saving.underWay) say("closed");
+    if (mark === "closed" && !saving.underWay) { say("ended"); event.detail.isError = false; } // told here, so not in a toast as well
     event.detail.shouldSwap = ours && [200, 422].includes(event.detail.xhr.status);
     if (event.detail.shouldSwap && saving.underWay) {
       // A refused form comes back as the same comparison: its draft stays.
