@@ -2,11 +2,11 @@
 document.addEventListener("DOMContentLoaded", () => {
   const name = document.getElementById("id_name");
   const slug = document.getElementById("id_slug");
-  let made = slug.value;
   const from = (text) => text.normalize("NFKD").replace(/[^\x00-\x7f]/g, "").toLowerCase()
     .replace(/[^\w\s-]/g, "").replace(/[-\s]+/g, "-").replace(/^[-_]+|[-_]+$/g, "").slice(0, 70);
+  let made = from(name.value); // a form that comes back refused has what was typed in it
   name.addEventListener("input", () => {
-    if (slug.value !== made) return; // it is theirs now
+    if (slug.value && slug.value !== made) return; // it is theirs now
     slug.value = made = from(name.value);
   });
 });
