@@ -177,6 +177,7 @@ def again(data_import: DataImport, *, actor: User, skip_bad_rows: bool, nameless
             skip_bad_rows=skip_bad_rows or old.skip_bad_rows,
             created_by=actor,
         )
+        new.path.unlink(missing_ok=True)  # of one that was rolled back after this: its number is free again
         try:
             os.link(old.path, new.path)  # a second name of the same bytes, which stay until both are gone
         except OSError:  # not every file system has such names

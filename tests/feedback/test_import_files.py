@@ -61,6 +61,20 @@ def test_a_file_stays_for_as_long_as_the_setting_says(kept: dict[str, DataImport
         assert there(kept) == set(kept)
 
 
+def test_a_second_import_leaves_other_files_as_they_are(kept: dict[str, DataImport], engineer: User) -> None:
+    """A transaction that is rolled back leaves its link behind, and its number free for the next one."""
+    other, failed = kept["done"].path, kept["failed"].path
+    there = {path: path.read_bytes() for path in (other, failed)}
+    newest = DataImport.objects.latest("pk").pk
+    for linked in (other, failed):
+        newest += 1
+        DataImport(pk=newest).path.hardlink_to(linked)
+        new = imports.again(kept["failed"], actor=engineer, skip_bad_rows=True, nameless=False)
+        assert new is not None and new.pk == newest
+        assert new.path.read_bytes() == there[failed]
+    assert {path: path.read_bytes() for path in there} == there
+
+
 def test_a_file_that_is_gone_already_is_no_error(kept: dict[str, DataImport]) -> None:
     kept["done"].path.unlink()
     tasks.sweep_imports()
