@@ -77,10 +77,11 @@ REFUSED_BY_FIRST_BYTES = (
     (b"\xff\xfe", gettext_lazy("looks like UTF-16: save it as UTF-8")),
     (b"\xfe\xff", gettext_lazy("looks like UTF-16: save it as UTF-8")),
     (b"\xd0\xcf\x11\xe0", gettext_lazy("looks like an Excel file: save it as CSV in UTF-8")),
-    (b"BZh91AY&SY", gettext_lazy("packed with bzip2: unpack it, or pack it with gzip")),
     (b"\xfd7zXZ\x00", gettext_lazy("packed with xz: unpack it, or pack it with gzip")),
     (b"\x28\xb5\x2f\xfd", gettext_lazy("packed with zstd: unpack it, or pack it with gzip")),
 )
+BZIP2 = tuple(b"BZh%d1AY&SY" % size for size in range(1, 10))
+"""The digit is the size of its blocks."""
 ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 """How an archive begins: with an entry, with none, in parts."""
 
@@ -106,6 +107,8 @@ def open_stream(raw: io.RawIOBase, limit: int) -> io.BufferedReader[Any]:
     for magic, reason in REFUSED_BY_FIRST_BYTES:
         if first.startswith(magic):
             raise BadFile(str(reason))
+    if first.startswith(BZIP2):
+        raise BadFile(_("packed with bzip2: unpack it, or pack it with gzip"))
     if first[257:262] == b"ustar" and b"\x00" in first[:257]:
         raise BadFile(_("a TAR archive: upload the file in it, as it is or packed with gzip"))
     return stream
@@ -195,21 +198,25 @@ DECODER = json.JSONDecoder(
 TRAILING_COMMA = re.compile(r",[ \t\n\r]*[\]}]")
 
 
+def plainly(error: json.JSONDecodeError) -> json.JSONDecodeError:
+    """The same error; a comma too many in words and at a place that no version of Python changes."""
+    comma = TRAILING_COMMA.match(error.doc, error.doc.rfind(",", 0, error.pos + 1))
+    if not comma or comma.end() <= error.pos:
+        return error
+    return json.JSONDecodeError(_("a comma after the last element"), error.doc, comma.end() - 1)
+
+
 def not_json(error: json.JSONDecodeError, before: int = 0) -> str:
     """Where a text stops being JSON, and why; `before` is how much of its first line stands before it."""
-    message = error.msg
-    comma = TRAILING_COMMA.match(error.doc, error.doc.rfind(",", 0, error.pos + 1))
-    if comma and comma.end() > error.pos:  # each version of Python has other words for it
-        message = _("a comma after the last element")
     column = error.colno + (before if error.lineno == 1 else 0)
-    return _("not JSON from column %(column)d on: %(message)s") % {"column": column, "message": message}
+    return _("not JSON from column %(column)d on: %(message)s") % {"column": column, "message": error.msg}
 
 
 def json_value(text: str) -> Any:
     try:
         value = DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise BadRow(not_json(error)) from error
+        raise BadRow(not_json(plainly(error))) from error
     except RecursionError as error:
         raise BadRow(_("nesting over %d") % MAX_NESTING) from error
     check_depth_and_characters(value, escapes="\\u" in text)
@@ -324,8 +331,9 @@ class Units:
                     continue
                 if long and self.cut_off(error):
                     raise BadFile(located(self.line, too_long())) from error
-                line = self.line + self.text.count("\n", self.at, error.pos)
-                raise BadFile(located(line, not_json(error, self.before))) from error
+                found = plainly(error)
+                line = self.line + self.text.count("\n", self.at, found.pos)
+                raise BadFile(located(line, not_json(found, self.before))) from error
 
     def cut_off(self, error: json.JSONDecodeError) -> bool:
         """Whether it is wrong only because the text ends here; json names an open string by its start."""

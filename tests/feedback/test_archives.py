@@ -61,6 +61,10 @@ REFUSED = {
     "zip in gzip": (gzip.compress(zipped()), "archive inside an archive"),
     "gzip in gzip": (gzip.compress(gzip.compress(b"a")), "archive inside an archive"),
     "bzip2": (bz2.compress(GOOD.encode()), "packed with bzip2: unpack it, or pack it with gzip"),
+    "bzip2 in small blocks": (
+        bz2.compress(GOOD.encode(), 1),
+        "packed with bzip2: unpack it, or pack it with gzip",
+    ),
     "xz": (lzma.compress(GOOD.encode()), "packed with xz: unpack it, or pack it with gzip"),
     "zstd": (b"\x28\xb5\x2f\xfd\x04", "packed with zstd: unpack it, or pack it with gzip"),
     "a sheet": (zipped("[Content_Types].xml"), "looks like an Excel file: save it as CSV in UTF-8"),

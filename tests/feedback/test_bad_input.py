@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import re
 import tracemalloc
 from typing import Any
@@ -195,6 +196,19 @@ def test_reading_goes_on_after_a_bad_row() -> None:
         (4, BadRow),
         (5, Row),
     ]
+
+
+@pytest.mark.parametrize(
+    ("message", "place"),
+    [
+        ("Expecting property name enclosed in double quotes", 15),
+        ("Illegal trailing comma before end of object", 14),
+    ],
+)
+def test_a_trailing_comma_is_told_alike_by_every_python(message: str, place: int) -> None:
+    """Up to 3.12 the bracket is what json minds, from 3.13 on the comma."""
+    error = lines.plainly(json.JSONDecodeError(message, '{"prompt": "a",}', place))
+    assert lines.not_json(error) == "not JSON from column 16 on: a comma after the last element"
 
 
 def test_a_line_over_the_limit_is_one_bad_row_and_the_next_is_read() -> None:
