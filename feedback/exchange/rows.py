@@ -149,9 +149,7 @@ def external_id_of(data: dict[str, Any], name: str = "id") -> str:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise wrong_type(name, _("text or a whole number"), value)
-    if len(str(value)) > MAX_ID:
-        raise BadRow(_("'%(name)s' over %(limit)d characters") % {"name": name, "limit": MAX_ID})
-    return str(value)
+    return short(str(value), name, MAX_ID)
 
 
 def whole_number(data: dict[str, Any], name: str, low: int, high: int) -> int:
