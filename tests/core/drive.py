@@ -10,6 +10,28 @@ import pytest
 from training.core import __main__ as trainer
 from training.core import protocol
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sft": {"epochs": 4, "batch_tokens": 256, "evaluate_every": 3, "checkpoint_every": 2},
+    "reward_model": {
+        "epochs": 2, "batch_pairs": 8, "learning_rate": 1e-3, "checkpoint_every": 2, "members": 2,
+        "ties": "rao_kupper", "margins": "learned", "annotators": "reliability",
+    },
+    "ppo": {
+        "steps": 4, "rollout_prompts": 8, "max_new_tokens": 8, "learning_rate": 3e-3, "kl_target": 1.0,
+        "checkpoint_every": 2, "sample_every": 2, "minibatches": 2, "ptx_coefficient": 0.5,
+    },
+    "reinforce": {
+        "steps": 4, "rollout_prompts": 6, "completions_per_prompt": 2, "max_new_tokens": 8,
+        "learning_rate": 3e-3, "baseline": "running_mean", "checkpoint_every": 2, "sample_every": 2,
+        "score_scaling": True, "length_weight": -0.01, "pattern": "a", "pattern_weight": 0.1,
+    },
+    "trpo": {
+        "steps": 4, "rollout_prompts": 8, "max_new_tokens": 8, "checkpoint_every": 2, "sample_every": 2,
+        "cg_iterations": 4, "trained_layers": 1, "critic": "separate",
+    },
+    "sample": {"completions_per_prompt": 3, "max_new_tokens": 8, "batch_size": 3},
+}  # fmt: skip
+"""Of each kind: a run of seconds that takes the rarer ways through it."""
 UNSTEADY = ("time/", "speed/")
 """Metrics that measure the machine."""
 

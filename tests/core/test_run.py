@@ -2,51 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-import errno
-import json
 import os
-import re
-import shutil
 import signal
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import torch
 from tensorboardX.proto.event_pb2 import Event
 
 from tests.core import drive, tiny
+from tests.core.drive import SETTINGS
 from training.core import __main__ as trainer
-from training.core import configs, metrics, protocol
+from training.core import metrics, protocol
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "sft": {"epochs": 4, "batch_tokens": 256, "evaluate_every": 3, "checkpoint_every": 2},
-    "reward_model": {
-        "epochs": 2, "batch_pairs": 8, "learning_rate": 1e-3, "checkpoint_every": 2, "members": 2,
-        "ties": "rao_kupper", "margins": "learned", "annotators": "reliability",
-    },
-    "ppo": {
-        "steps": 4, "rollout_prompts": 8, "max_new_tokens": 8, "learning_rate": 3e-3, "kl_target": 1.0,
-        "checkpoint_every": 2, "sample_every": 2, "minibatches": 2, "ptx_coefficient": 0.5,
-    },
-    "reinforce": {
-        "steps": 4, "rollout_prompts": 6, "completions_per_prompt": 2, "max_new_tokens": 8,
-        "learning_rate": 3e-3, "baseline": "running_mean", "checkpoint_every": 2, "sample_every": 2,
-        "score_scaling": True, "length_weight": -0.01, "pattern": "a", "pattern_weight": 0.1,
-    },
-    "trpo": {
-        "steps": 4, "rollout_prompts": 8, "max_new_tokens": 8, "checkpoint_every": 2, "sample_every": 2,
-        "cg_iterations": 4, "trained_layers": 1, "critic": "separate",
-    },
-    "sample": {"completions_per_prompt": 3, "max_new_tokens": 8, "batch_size": 3},
-}  # fmt: skip
 RARE = {"reward/unscored", "reward/part/disagreement", "judgement/nu"}
 """Metrics that these runs do not have."""
 KILLS = [
@@ -72,9 +45,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, dict[str, 
     for run_dir in made.values():
         assert drive.run(run_dir) == {"status": "done"}, drive.events(run_dir, "error")
     return made
-
-
-Fresh = tuple[str, Path, Path]
 
 
 def same(one: Path, other: Path) -> None:
@@ -170,6 +140,12 @@ def test_half_a_line_of_a_killed_trainer_is_cut_off(inputs: Any, tmp_path: Path)
     assert drive.events(made, "phase")[0]["phase"] == "loading"
 
 
+def test_a_finished_run_is_left_alone(whole: dict[str, Path]) -> None:
+    before = (whole["sample"] / "events.jsonl").read_bytes()
+    assert trainer.main([str(whole["sample"])]) == 0
+    assert (whole["sample"] / "events.jsonl").read_bytes() == before
+
+
 # --- every metric has its sentence (item 62) --------------------------------------------------------
 
 
@@ -221,123 +197,6 @@ def test_sample_writes_one_line_a_completion_prompt_after_prompt(whole: dict[str
         assert line["finish_reason"] in ("stop", "length") and isinstance(line["score"], float)
         assert line["token_count"] <= 8 and line["logprob"] < 0
         assert line["finish_reason"] == "stop" or line["token_count"] == 8
-
-
-# --- failures say what to do ------------------------------------------------------------------------
-
-
-def failed(run_dir: Path) -> dict[str, Any]:
-    outcome = drive.run(run_dir)
-    assert outcome["status"] == "failed" and outcome["message"] and outcome["hint"]
-    assert drive.events(run_dir, "error")[-1]["message"] == outcome["message"]
-    assert not (run_dir / "output").exists()
-    return outcome
-
-
-def test_a_bad_configuration_names_the_setting(inputs: Any, tmp_path: Path) -> None:
-    outcome = failed(tiny.run_dir(tmp_path / "run", "ppo", {"steps": 0, "clipp": 1}, inputs["ppo"]))
-    assert outcome["code"] == "bad_config"
-    assert "steps: between 1" in outcome["message"] and "did you mean 'clip'" in outcome["message"]
-
-
-def test_an_unknown_kind_and_another_version_are_refused(inputs: Any, tmp_path: Path) -> None:
-    assert failed(tiny.run_dir(tmp_path / "one", "alchemy", {}, inputs["sft"]))["code"] == "bad_config"
-    made = tiny.run_dir(tmp_path / "two", "sft", {}, inputs["sft"])
-    spec = json.loads((made / "spec.json").read_text())
-    (made / "spec.json").write_text(json.dumps({**spec, "version": 99}))
-    assert "version 1" in failed(made)["message"]
-
-
-@pytest.mark.parametrize("name", ["policy", "snapshot"])
-def test_inputs_that_changed_or_vanished_are_named(inputs: Any, tmp_path: Path, name: str) -> None:
-    copies = {
-        "policy": shutil.copytree(inputs["sft"]["policy"], tmp_path / "policy"),
-        "snapshot": Path(shutil.copy(inputs["sft"]["snapshot"], tmp_path / "snapshot.jsonl")),
-    }
-    made = tiny.run_dir(tmp_path / "run", "sft", {}, copies)
-    target = copies[name] / "config.json" if copies[name].is_dir() else copies[name]
-    target.write_bytes(target.read_bytes() + b" ")
-    outcome = failed(made)
-    assert outcome["code"] == "bad_input" and name in outcome["message"]
-    shutil.rmtree(copies[name]) if copies[name].is_dir() else copies[name].unlink()
-    assert "does not exist" in failed(made)["message"]
-
-
-def test_pickled_weights_fail_the_run(inputs: Any, tmp_path: Path) -> None:
-    folder = shutil.copytree(inputs["sft"]["policy"], tmp_path / "m")
-    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
-    made = tiny.run_dir(tmp_path / "run", "sft", {}, {**inputs["sft"], "policy": folder})
-    assert failed(made)["code"] == "unsafe_weights"
-
-
-def test_prompts_that_do_not_fit_fail_with_count_and_limit(inputs: Any, tmp_path: Path) -> None:
-    made = tiny.run_dir(tmp_path / "run", "sample", {"max_new_tokens": 95}, inputs["sample"])
-    outcome = failed(made)
-    assert outcome["code"] == "context_too_small"
-    assert "12 of 12 prompts are too long" in outcome["message"] and "96 tokens" in outcome["message"]
-
-
-def real_errors() -> Iterator[tuple[Exception, str]]:
-    """Errors as the machine really raises them."""
-    try:
-        with open("/dev/full", "w") as full:
-            full.write("x")
-    except OSError as error:
-        yield error, "disk_full"
-    try:
-        torch.empty(1 << 55)
-    except RuntimeError as error:
-        yield error, "out_of_memory"
-    yield OSError(errno.EDQUOT, "quota"), "disk_full"
-    yield configs.ConfigError({"steps": "too few"}), "bad_config"
-    yield protocol.ProtocolError("spec.json"), "bad_input"
-
-
-def test_real_errors_of_disk_and_memory_are_told_apart() -> None:
-    found = [(trainer.failure(error) or {}).get("code") for error, _ in real_errors()]
-    assert found == [code for _, code in real_errors()] and len(found) == 5
-    assert trainer.failure(ValueError("ours")) is None
-
-
-@pytest.mark.parametrize("kind", SETTINGS)
-def test_out_of_memory_says_which_settings_of_this_kind_to_change(
-    kind: str, inputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The allocator's own error, from the first model that is read."""
-    from training.core import models
-
-    monkeypatch.setattr(models, "load", lambda *_arguments, **_named: torch.empty(1 << 55))
-    outcome = failed(tiny.run_dir(tmp_path / "run", kind, SETTINGS[kind], inputs[kind]))
-    assert outcome["code"] == "out_of_memory"
-    settings = {field.name for field in dataclasses.fields(configs.KINDS[kind])}
-    named = set(re.findall(r"[a-z]+_[a-z_]+", outcome["hint"]))
-    assert named and named <= settings, outcome["hint"]
-    assert ("batch_size" if kind == "sample" else "microbatch_tokens") in named
-
-
-def test_out_of_memory_of_a_gpu_is_told_apart() -> None:
-    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
-    found = trainer.failure(error, "ppo")
-    assert found is not None and found["code"] == "out_of_memory"
-    assert found["message"] == "CUDA out of memory. Tried to allocate 2.00 GiB."
-    assert "microbatch_tokens (the result stays the same)" in found["hint"] and "lora_rank" in found["hint"]
-
-
-def test_a_fault_of_the_program_is_called_one(
-    inputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from training.core import sft
-
-    monkeypatch.setattr(sft, "train", lambda job: iter([1 / 0]))
-    made = tiny.run_dir(tmp_path / "run", "sft", {}, inputs["sft"])
-    outcome = failed(made)
-    assert outcome["code"] == "unexpected" and "ZeroDivisionError" in outcome["message"]
-
-
-def test_a_finished_run_is_left_alone(whole: dict[str, Path]) -> None:
-    before = (whole["sample"] / "events.jsonl").read_bytes()
-    assert trainer.main([str(whole["sample"])]) == 0
-    assert (whole["sample"] / "events.jsonl").read_bytes() == before
 
 
 # --- real processes ---------------------------------------------------------------------------------
