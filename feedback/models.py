@@ -1,20 +1,20 @@
-"""What people say, as rows: prompts, completions, comparisons, preferences; who says it is in people.py."""
+"""What people say, as rows: comparisons, assignments, preferences. Every other row of this app is named here
+too, so that who reads rows imports them from one place."""
 
 from __future__ import annotations
 
 import secrets
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.utils.functional import cached_property
-from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from feedback import ordering
 from feedback.audit_entries import AuditEntry as AuditEntry
+from feedback.data_imports import DataImport as DataImport
 from feedback.people import ComparisonKind as ComparisonKind
 from feedback.people import Guideline as Guideline
 from feedback.people import Invitation as Invitation
@@ -25,157 +25,13 @@ from feedback.people import Role as Role
 from feedback.people import SignInLink as SignInLink
 from feedback.people import User as User
 from feedback.people import usual_criteria as usual_criteria
+from feedback.prompts import Completion as Completion
+from feedback.prompts import Prompt as Prompt
 from feedback.querysets import ComparisonQuerySet as ComparisonQuerySet
 from feedback.querysets import PreferenceQuerySet as PreferenceQuerySet
 from feedback.texts import Message as Message
 from feedback.texts import canonical_json as canonical_json
 from feedback.texts import sha256_text as sha256_text
-
-# --- prompts and completions ------------------------------------------------------------------------
-
-
-class DataImport(models.Model):
-    """One uploaded file on its way into a project. The file lies under ARTIFACT_ROOT/imports/ID."""
-
-    class State(models.TextChoices):
-        UPLOADED = "uploaded", _("To be confirmed")
-        QUEUED = "queued", _("Queued")
-        RUNNING = "running", _("Running")
-        DONE = "done", _("Done")
-        FAILED = "failed", _("Failed")
-        CANCELLED = "cancelled", _("Cancelled")
-
-    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="imports")
-    file_name = models.CharField(_("file"), max_length=200)
-    sha256 = models.CharField(max_length=64)
-    size = models.PositiveBigIntegerField(_("bytes"))
-    format = models.CharField(_("format"), max_length=20)
-    options = models.JSONField(_("options"), default=dict)
-    """{"put_up": bool, "nameless": bool, "ignore_extra": bool, "split": Prompt.Split, "mapping": {...},
-    "container": what the file is made of, where its format does not say}: see docs/data.md."""
-    skip_bad_rows = models.BooleanField(_("skip bad rows"), default=False)
-    state = models.CharField(_("state"), max_length=10, choices=State, default=State.QUEUED)
-    bytes_read = models.PositiveBigIntegerField(default=0)
-    """Each byte is read twice, once to check and once to write, and counts half each time."""
-    last_line = models.PositiveBigIntegerField(default=0)
-    """Written up to here: moved in the transaction that writes, so a second attempt goes on after it."""
-    attempt = models.PositiveSmallIntegerField(default=0)
-    """Raised at each claim: a worker given up for dead that comes back finds its number out of date."""
-    counts = models.JSONField(_("counts"), default=dict)
-    """Of rows and what they brought, by name: `feedback.views.imports.COUNTED` says which there are."""
-    errors = models.JSONField(_("row errors"), default=list)
-    """The first 100: [{"line": 3, "reason": "..."}]; line 0 is the file as a whole."""
-    heartbeat_at = models.DateTimeField(null=True)
-    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
-    created_at = models.DateTimeField(_("uploaded"), auto_now_add=True)
-    finished_at = models.DateTimeField(null=True)
-    file_deleted_at = models.DateTimeField(null=True)
-    """The file goes some weeks after the import has ended; what it reports stays."""
-
-    class Meta:
-        ordering = ("-id",)
-
-    def __str__(self) -> str:
-        return gettext("import %d") % self.pk
-
-    @property
-    def path(self) -> Path:
-        return settings.ARTIFACT_ROOT / "imports" / str(self.pk)
-
-    @property
-    def going(self) -> bool:
-        return self.state in (self.State.QUEUED, self.State.RUNNING)
-
-
-class Prompt(models.Model):
-    """Messages that a completion answers."""
-
-    class Split(models.TextChoices):
-        TRAIN = "train", _("Training")
-        HELD_OUT = "held_out", _("Held out")
-        REVIEW = "review", _("Review")
-
-    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="prompts")
-    messages = models.JSONField(_("messages"))
-    content_hash = models.CharField(max_length=64, editable=False)
-    source = models.CharField(_("source"), max_length=80, blank=True)
-    external_id = models.CharField(_("external id"), max_length=200, blank=True)
-    split = models.CharField(_("split"), max_length=8, choices=Split, default=Split.TRAIN)
-    created_at = models.DateTimeField(_("created"), auto_now_add=True)
-
-    class Meta:
-        ordering = ("id",)
-        constraints = (
-            models.UniqueConstraint(
-                fields=("project", "content_hash"), name="same_messages_once_in_a_project"
-            ),
-        )
-        indexes = (models.Index(fields=("project", "split")),)
-
-    def __str__(self) -> str:
-        return self.last_message[:80]
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        self.content_hash = self.hash_of(self.messages)
-        super().save(*args, **kwargs)
-
-    @staticmethod
-    def hash_of(messages: list[Message]) -> str:
-        return sha256_text(canonical_json(messages))
-
-    @property
-    def last_message(self) -> str:
-        return self.messages[-1]["content"] if self.messages else ""
-
-
-class Completion(models.Model):
-    """Text that answers a prompt: imported, sampled by a model version, or written by a person."""
-
-    class Source(models.TextChoices):
-        IMPORTED = "imported", _("Imported")
-        SAMPLED = "sampled", _("Sampled")
-        WRITTEN = "written", _("Written")
-        CORRECTED = "corrected", _("Corrected")
-
-    prompt = models.ForeignKey(Prompt, on_delete=models.CASCADE, related_name="completions")
-    text = models.TextField(_("text"))
-    text_hash = models.CharField(max_length=64, editable=False)
-    source = models.CharField(_("source"), max_length=9, choices=Source)
-    model_version = models.ForeignKey(
-        "training.ModelVersion", on_delete=models.PROTECT, null=True, blank=True, related_name="completions"
-    )
-    sampling = models.JSONField(_("sampling"), default=dict, blank=True)
-    """{"run", "temperature", "max_new_tokens", "seed", "index"} of a sampled completion."""
-    token_count = models.PositiveIntegerField(_("tokens"), null=True, blank=True)
-    finish_reason = models.CharField(_("finish reason"), max_length=10, blank=True)
-    logprob = models.FloatField(_("log-probability"), null=True, blank=True)
-    corrected_from = models.ForeignKey("self", on_delete=models.PROTECT, null=True, blank=True)
-    created_at = models.DateTimeField(_("created"), auto_now_add=True)
-
-    class Meta:
-        ordering = ("id",)
-        constraints = (
-            models.UniqueConstraint(
-                fields=("prompt", "text_hash", "model_version"),
-                condition=Q(model_version__isnull=False),
-                name="same_text_by_a_version_once",
-            ),
-            models.UniqueConstraint(
-                fields=("prompt", "text_hash", "source"),
-                condition=Q(model_version__isnull=True),
-                name="same_text_of_a_source_once",
-            ),
-        )
-
-    def __str__(self) -> str:
-        return self.text[:80]
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        self.text_hash = sha256_text(self.text)
-        super().save(*args, **kwargs)
-
-
-# --- comparisons, assignments, preferences ----------------------------------------------------------
 
 
 class Comparison(models.Model):
@@ -197,8 +53,8 @@ class Comparison(models.Model):
     purpose = models.CharField(_("purpose"), max_length=8, choices=Purpose, default=Purpose.TRAINING)
     overlap = models.PositiveSmallIntegerField(_("judgements wanted"), default=1)
     missing = models.PositiveSmallIntegerField(_("judgements missing"), editable=False)
-    """Overlap less judgements, never below 0; `queue.settle` keeps it. It has no default: whoever inserts
-    rows in bulk says it."""
+    """Overlap less judgements, never below 0; `submitting.settle` keeps it. It has no default: whoever
+    inserts rows in bulk says it."""
     priority = models.SmallIntegerField(_("priority"), default=0)
     shuffle = models.PositiveIntegerField(editable=False)
     """Drawn once: of equal priority and as many missing are served in this random order, so that the queue is
