@@ -1,21 +1,30 @@
-"""What tests of imports and exports share."""
+"""What several files share: people, judgements of each kind, batches of one size."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+from django.test import Client
 
 from feedback import imports
-from feedback.models import Project
+from feedback.models import Comparison, Project, User
 from tests.factories import (
+    make_comparison,
     make_completion,
+    make_member,
     make_preference,
     make_project,
+    make_user,
 )
 from tests.feedback.exporting import (
     changed,
     compared,
     corrected,
 )
+from tests.feedback.judging import Annotator
+from tests.feedback.uploading import Commits
 
 
 @pytest.fixture
@@ -52,3 +61,44 @@ def told_of(project: Project) -> Project:
     make_preference(comparison=compared(project, "i", "j", purpose="review"), strength=1)
     make_preference(project=make_project(), strength=1)
     return project
+
+
+@pytest.fixture
+def mei(project: Project, sign_in: Callable[[User], Client]) -> Annotator:
+    """An annotator of the project, at her browser."""
+    return Annotator(sign_in(make_member(project=project)), project)
+
+
+@pytest.fixture
+def people(project: Project) -> list[User]:
+    return [make_member(project=project) for _ in range(3)]
+
+
+@pytest.fixture
+def disputed(project: Project) -> Comparison:
+    """Two people, opposite ways."""
+    comparison = make_comparison(project=project, texts=("left", "right"), overlap=2)
+    for strength in (-3, 2):
+        make_preference(comparison=comparison, strength=strength)
+    return comparison
+
+
+@pytest.fixture
+def ana(project: Project) -> User:
+    return make_member(project=project, user=make_user(username="ana"))
+
+
+@pytest.fixture
+def ben(project: Project) -> User:
+    return make_member(project=project, user=make_user(username="ben"))
+
+
+@pytest.fixture
+def engineers_browser(engineer: User, sign_in: Callable[[User], Client]) -> Client:
+    return sign_in(engineer)
+
+
+@pytest.fixture
+def on_commit(django_capture_on_commit_callbacks: Any) -> Commits:
+    """`with on_commit():` at its end all is done that waits for the end of the transaction."""
+    return lambda: django_capture_on_commit_callbacks(execute=True)

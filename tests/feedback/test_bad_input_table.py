@@ -68,7 +68,7 @@ TABLE = {
         "test_open_assistant.test_a_bad_tree_says_why",
     ],
     "too long for the model: told by the run, which knows the model": [
-        "core.test_run.test_prompts_that_do_not_fit_fail_with_count_and_limit",
+        "core.test_run_failures.test_prompts_that_do_not_fit_fail_with_count_and_limit",
     ],
     "a file over the limit": [
         "test_data_pages.test_a_refused_upload_says_why",
@@ -79,10 +79,10 @@ TABLE = {
         "test_import_people.test_a_second_judgement_by_one_person_is_counted_as_left_out",
     ],
     "a judgement after the lease, of another's task, twice": [
-        "test_judge.test_submit_after_the_lease_is_kept_and_says_so",
+        "test_judge_submit.test_submit_after_the_lease_is_kept_and_says_so",
         "test_judge.test_judge_another_persons_assignment_is_not_found",
-        "test_judge.test_submit_resent_is_one_judgement",
-        "test_judge.test_submit_from_two_tabs_is_one_judgement",
+        "test_judge_submit.test_submit_resent_is_one_judgement",
+        "test_judge_submit.test_submit_from_two_tabs_is_one_judgement",
     ],
     "a judgement without a choice, with two, with an unknown key, off the scale": [
         "test_bad_judgements.test_a_judgement_that_cannot_be_meant_is_refused_and_kept",
@@ -90,7 +90,7 @@ TABLE = {
         "test_kinds.test_a_ranking_with_a_gap_is_refused_and_kept",
     ],
     "a key used for another judgement, or over 128 characters": [
-        "test_judge.test_submit_same_key_other_answer_is_refused_in_words",
+        "test_judge_submit.test_submit_same_key_other_answer_is_refused_in_words",
         "test_bad_judgements.test_a_key_over_128_characters_is_refused",
     ],
 }  # fmt: skip

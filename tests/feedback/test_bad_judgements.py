@@ -8,10 +8,9 @@ import pytest
 
 from feedback.models import Preference, Project
 from tests.factories import make_comparison
-from tests.feedback.test_judge import Annotator, form_in, mei
+from tests.feedback.judging import Annotator, form_in
 
 pytestmark = pytest.mark.django_db
-__all__ = ["mei"]
 
 
 @pytest.mark.parametrize(

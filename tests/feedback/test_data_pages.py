@@ -13,7 +13,7 @@ from django.urls import reverse
 from feedback import imports
 from feedback.models import DataImport, Preference, Project, Prompt, Role, User
 from tests.factories import make_member, make_project, make_prompt
-from tests.feedback.uploading import ROW, SignIn, an_import, confirm, rows, send
+from tests.feedback.uploading import ROW, Commits, SignIn, an_import, confirm, rows, send
 
 pytestmark = pytest.mark.django_db
 
@@ -77,21 +77,16 @@ def test_reviewers_neither_upload_nor_cancel(
 
 
 def test_an_upload_is_queued_and_a_worker_rung(
-    project: Project,
-    engineer: User,
-    sign_in: SignIn,
-    doorbell: list[Any],
-    django_capture_on_commit_callbacks: Any,
+    project: Project, engineers_browser: Client, doorbell: list[Any], on_commit: Commits
 ) -> None:
     packed = gzip.compress(rows())
-    client = sign_in(engineer)
-    with django_capture_on_commit_callbacks(execute=True):
-        answer = send(client, project, packed, name="a.jsonl.gz")
+    with on_commit():
+        answer = send(engineers_browser, project, packed, name="a.jsonl.gz")
     data_import = DataImport.objects.get()
     url = reverse("import_preview", args=[project.slug, data_import.pk])
     assert (answer.headers["Location"], data_import.state, doorbell) == (url, "uploaded", [])
-    with django_capture_on_commit_callbacks(execute=True):
-        answer = confirm(client, project, data_import, skip_bad_rows="on")
+    with on_commit():
+        answer = confirm(engineers_browser, project, data_import, skip_bad_rows="on")
     assert answer.headers["Location"] == reverse("import_detail", args=[project.slug, data_import.pk])
     assert doorbell == [("feedback.tasks.run_import", (data_import.pk,))]
     data_import.refresh_from_db()
@@ -113,9 +108,8 @@ def test_an_upload_is_queued_and_a_worker_rung(
 
 
 def test_a_broker_that_is_down_is_no_error(
-    project: Project, engineer: User, sign_in: SignIn, monkeypatch: pytest.MonkeyPatch,
-    django_capture_on_commit_callbacks: Any,
-) -> None:  # fmt: skip
+    project: Project, engineer: User, sign_in: SignIn, monkeypatch: pytest.MonkeyPatch, on_commit: Commits
+) -> None:
     from celery.app.task import Task
     from kombu.exceptions import OperationalError
 
@@ -125,7 +119,7 @@ def test_a_broker_that_is_down_is_no_error(
     monkeypatch.setattr(Task, "apply_async", refuse)
     client = sign_in(engineer)
     send(client, project, rows())
-    with django_capture_on_commit_callbacks(execute=True):
+    with on_commit():
         assert confirm(client, project, DataImport.objects.get()).status_code == 302
     assert DataImport.objects.get().state == "queued"
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.test import Client
 from django.urls import reverse
 
 from feedback import imports
 from feedback.models import AuditEntry, DataImport, Preference, Project, User
 from tests.feedback.importing import THREE
-from tests.feedback.uploading import SignIn, an_import, confirm, rows, send
+from tests.feedback.uploading import Commits, SignIn, an_import, confirm, rows, send
 
 pytestmark = pytest.mark.django_db
 SKIP = "Skip bad rows and import the rest"
@@ -41,17 +42,11 @@ def press(client: Any, data_import: DataImport, do: str = "skip_bad_rows") -> An
 
 
 def test_bad_rows_are_skipped_by_a_button_without_a_second_upload(
-    failed: DataImport,
-    project: Project,
-    engineer: User,
-    sign_in: SignIn,
-    doorbell: list[Any],
-    django_capture_on_commit_callbacks: Any,
+    failed: DataImport, project: Project, engineers_browser: Client, doorbell: list[Any], on_commit: Commits
 ) -> None:
-    client = sign_in(engineer)
-    assert SKIP in page(client, failed)
-    with django_capture_on_commit_callbacks(execute=True):
-        press(client, failed)
+    assert SKIP in page(engineers_browser, failed)
+    with on_commit():
+        press(engineers_browser, failed)
     new = DataImport.objects.exclude(pk=failed.pk).get()
     assert doorbell == [("feedback.tasks.run_import", (new.pk,))] and new.state == "queued"
     assert AuditEntry.objects.get(action="import.again").detail["of"] == failed.pk

@@ -12,16 +12,11 @@ from django.urls import reverse
 
 from feedback.models import Assignment, Comparison, Completion, Preference, Project, User
 from tests.factories import make_comparison, make_member, make_preference, make_project, make_prompt, put_up
-from tests.feedback.test_judge import Annotator, form_in
+from tests.feedback.judging import Annotator, form_in
 
 pytestmark = pytest.mark.django_db
 SignIn = Callable[[User], Client]
 TEXTS = ("zero", "one", "two", "three")
-
-
-@pytest.fixture
-def mei(project: Project, sign_in: SignIn) -> Annotator:
-    return Annotator(sign_in(make_member(project=project)), project)
 
 
 def shown(mei: Annotator, order: list[int]) -> dict[str, str]:

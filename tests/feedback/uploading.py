@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -14,6 +15,7 @@ from feedback import imports
 from feedback.models import DataImport, Project, User
 
 SignIn = Callable[[User], Client]
+Commits = Callable[[], AbstractContextManager[Any]]
 
 
 ROW = {"prompt": "Where is it?", "chosen": "On its way.", "rejected": "No idea."}
