@@ -124,7 +124,7 @@ class JudgementForm(LeaseForm):
         return {}
 
     def said(self) -> dict[str, Any]:
-        """The answer, as `queue.submit` takes it."""
+        """The answer, as `submitting.submit` takes it."""
         names = ("acceptability", "flags", "comment", "written")
         written = self.cleaned_data["written"]
         corrects = self.cleaned_data["corrects"] if written else None

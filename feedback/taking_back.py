@@ -20,9 +20,9 @@ from feedback.queue import (
     live,
     locked,
     reopen,
-    settle,
     with_free_slots,
 )
+from feedback.submitting import settle
 from rlhf_app.prepared import Prepared, moment, number, update
 
 BROUGHT_IN = Q(shown_order=[]) & ~Q(comparison__kind=ComparisonKind.DEMONSTRATION)

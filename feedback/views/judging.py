@@ -17,7 +17,7 @@ from django.shortcuts import redirect, render
 from django.utils.translation import gettext
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from feedback import queue, queue_waiting, taking_back
+from feedback import queue, queue_waiting, submitting, taking_back
 from feedback.forms import FORMS, JudgementForm, LeaseForm, SkipForm
 from feedback.markdown import rendered
 from feedback.models import (
@@ -60,7 +60,7 @@ def judge(request: Request, project: Project) -> HttpResponse:
         return show(request, project, assignment, form=form, status=422)
     try:
         done, following = submit_and_claim(request, project, assignment, form)
-    except queue.KeyReused:
+    except submitting.KeyReused:
         said = gettext("Sent before with another judgement. The first one stands; Undo changes it.")
         return next_comparison(request, project, problem=said, status=422)
     preference, said = done.preference, ""
@@ -77,23 +77,23 @@ def judge(request: Request, project: Project) -> HttpResponse:
 
 def submit_and_claim(
     request: Request, project: Project, assignment: Assignment, form: JudgementForm
-) -> tuple[queue.Recorded, Assignment | None]:
+) -> tuple[submitting.Recorded, Assignment | None]:
     """One transaction, so that the person waits for the disk once."""
     answer = form.cleaned_data
     said = said_of(assignment, form)
     besides: dict[str, Any] = {
         name: said.pop(name) for name in ("acceptability", "flags", "comment") if name in said
     }
-    sent = queue.Sent(
+    sent = submitting.Sent(
         answer["fencing_token"], answer["key"], form.body_hash(), answer["active_ms"], in_force(project)
     )
-    return queue.submit_and_claim(assignment, request.user, Said(**said), besides, sent)
+    return submitting.submit_and_claim(assignment, request.user, Said(**said), besides, sent)
 
 
 def in_force(project: Project) -> Guideline | None:
     """The guideline in force, read once in a request."""
     if not hasattr(project, "in_force"):
-        project.in_force = queue.guideline_of(project)  # type: ignore[attr-defined]
+        project.in_force = submitting.guideline_of(project)  # type: ignore[attr-defined]
     return cast("Guideline | None", project.in_force)  # type: ignore[attr-defined]
 
 
@@ -128,7 +128,7 @@ def judge_skip(request: Request, project: Project) -> HttpResponse:
             request, project, assignment, problem=gettext("Choose a reason for skipping."), status=422
         )
     answer = form.cleaned_data
-    queue.skip(assignment, request.user, fencing_token=answer["fencing_token"], reason=answer["reason"])
+    submitting.skip(assignment, request.user, fencing_token=answer["fencing_token"], reason=answer["reason"])
     return after(request, project, gettext("Skipped. Somebody else will get it."))
 
 
@@ -156,7 +156,7 @@ def judge_draft(request: Request, project: Project) -> HttpResponse:
     if not form.is_valid() or len(canonical_json(draft)) > LONGEST_DRAFT:
         return HttpResponse(status=422)
     draft["at"] = round(1000 * time.time())
-    kept = queue.keep_draft(
+    kept = submitting.keep_draft(
         assignment, request.user, fencing_token=form.cleaned_data["fencing_token"], draft=draft
     )
     return JsonResponse({"at": draft["at"]}) if kept else HttpResponse(status=409)

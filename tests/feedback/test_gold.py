@@ -8,7 +8,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from feedback import gold, queue, queue_waiting, taking_back
+from feedback import gold, queue, queue_waiting, submitting, taking_back
 from feedback.models import AuditEntry, Comparison, Preference, Project, User
 from tests.factories import (
     make_comparison,
@@ -38,7 +38,7 @@ def judge(project: Project, person: User, count: int) -> list[str]:
             break
         served.append(assignment.comparison.purpose)
         strength = 1 if assignment.shown_order == [0, 1] else -1
-        queue.submit(
+        submitting.submit(
             assignment, person, fencing_token=assignment.fencing_token, strength=strength,
             key=f"{person.pk}-{project.pk}-{number}-{len(served)}", body_hash="x",
         )  # fmt: skip

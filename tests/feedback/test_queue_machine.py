@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from feedback import queue, taking_back
+from feedback import queue, submitting, taking_back
 from feedback.models import Assignment, Comparison, Preference
 from tests.factories import make_comparison, make_member, make_project
 
@@ -178,12 +178,12 @@ class QueueMachine(RuleBasedStateMachine):
         }
         if replay:
             try:
-                queue.submit(row, self.people[person], **arguments)
-            except queue.KeyReused:
+                submitting.submit(row, self.people[person], **arguments)
+            except submitting.KeyReused:
                 assert Preference.objects.count() == before
                 return
             raise AssertionError("a key was taken for another body")
-        preference = queue.submit(row, self.people[person], **arguments)
+        preference = submitting.submit(row, self.people[person], **arguments)
         if place.state == "judged":
             assert Preference.objects.count() == before
             assert preference.idempotency_key == place.key
@@ -201,7 +201,8 @@ class QueueMachine(RuleBasedStateMachine):
             return
         now = self.tick()
         row = self.row(person, work)
-        queue.skip(row, self.people[person], fencing_token=place.token - stale, reason="unclear", now=now)
+        token = place.token - stale
+        submitting.skip(row, self.people[person], fencing_token=token, reason="unclear", now=now)
         if place.state == "leased" and not stale:
             place.state, place.closed, place.until = "skipped", (now, self.count), None
 

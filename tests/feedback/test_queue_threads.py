@@ -15,7 +15,7 @@ from django.db import connections
 from django.db.models import Count
 from django.utils import timezone
 
-from feedback import queue
+from feedback import queue, submitting
 from feedback.models import Assignment, Comparison, Preference
 from tests.factories import make_comparison, make_member, make_project
 
@@ -49,7 +49,7 @@ def test_ten_hands_judge_everything_exactly_as_often_as_wanted() -> None:
             what = draw.random()
             if what < 0.1:
                 queue.renew(assignment, people[number], fencing_token=assignment.fencing_token)
-            queue.submit(
+            submitting.submit(
                 assignment,
                 people[number],
                 fencing_token=assignment.fencing_token,
@@ -100,7 +100,7 @@ def test_eight_posts_of_one_key_are_one_judgement() -> None:
     assert assignment is not None
 
     def post(number: int) -> int:
-        return queue.submit(
+        return submitting.submit(
             assignment, person, fencing_token=1, strength=2, acceptability="", key="key", body_hash="same"
         ).pk
 
