@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from feedback.models import ComparisonKind, Guideline, Invitation, Membership, Project, User
+from feedback.people import USUAL_QUESTIONS
 from feedback.putting_up import LEAST
 
 IMPORTED_PREFIX = "imported-"
@@ -144,6 +145,8 @@ class ProjectForm(forms.ModelForm):  # type: ignore[type-arg]  # Django has no r
         too_few = "candidates" in cleaned and cleaned["candidates"] < least
         if cleaned.get("kind") == ComparisonKind.RANKING and too_few:
             self.add_error("candidates", _("A ranking is of at least %d.") % least)
+        if "kind" in cleaned and cleaned.get("question", "") in ("", *USUAL_QUESTIONS.values()):
+            cleaned["question"] = str(USUAL_QUESTIONS[ComparisonKind(cleaned["kind"])])
         return cleaned
 
     def save(self, commit: bool = True) -> Project:
@@ -185,12 +188,6 @@ KINDS_EXPLAINED = {
         "People see the prompt alone and write the answer, for a model to imitate."
     ),
 }
-USUAL_QUESTIONS = {
-    ComparisonKind.PAIRWISE: gettext_lazy("Which answer is better?"),
-    ComparisonKind.RANKING: gettext_lazy("Which answers are better?"),
-    ComparisonKind.RATING: gettext_lazy("How good is each answer?"),
-    ComparisonKind.DEMONSTRATION: gettext_lazy("What would you answer?"),
-}
 USUAL_RANKED = 4
 
 
@@ -229,12 +226,6 @@ class NewProjectForm(ProjectForm):
 
     def clean_slug(self) -> str:
         return str(self.cleaned_data["slug"]).lower() or free_slug(self.cleaned_data.get("name", ""))
-
-    def clean(self) -> dict[str, Any]:
-        cleaned = super().clean()
-        if not cleaned.get("question") and cleaned.get("kind"):
-            cleaned["question"] = str(USUAL_QUESTIONS[ComparisonKind(cleaned["kind"])])
-        return cleaned
 
     def save(self, commit: bool = True) -> Project:
         if self.instance.kind == ComparisonKind.RANKING:

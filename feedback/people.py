@@ -96,6 +96,15 @@ class ComparisonKind(models.TextChoices):
     DEMONSTRATION = "demonstration", _("Demonstration: write the completion")
 
 
+USUAL_QUESTIONS = {
+    ComparisonKind.PAIRWISE: _("Which answer is better?"),
+    ComparisonKind.RANKING: _("Which completion is best, which is worst?"),
+    ComparisonKind.RATING: _("How good is each completion?"),
+    ComparisonKind.DEMONSTRATION: _("What would a very good completion be?"),
+}
+"""What each kind asks unless a project has a question of its own."""
+
+
 def usual_criteria() -> list[str]:
     """By what completions are rated unless a project says otherwise."""
     return ["helpful", "harmless", "honest"]

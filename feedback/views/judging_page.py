@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 from feedback.forms import LETTERS, RATINGS, Flag, JudgementForm, SkipReason, Strength
 from feedback.markdown import LONGEST_TEXT, completion_html
 from feedback.models import Assignment, Candidate, ComparisonKind, Preference, Project
+from feedback.people import USUAL_QUESTIONS
 from feedback.recording import as_shown
 from feedback.visible import Piece, pieces
 from feedback.word_diff import Part, word_diff
@@ -43,12 +44,6 @@ FOLD_OVER = 1_800
 """Characters of a completion that are shown before it is folded."""
 FOLD_LINES = 30
 VIEW_COOKIE = "judge_view"
-QUESTIONS = {
-    ComparisonKind.RANKING: gettext_lazy("Which completion is best, which is worst?"),
-    ComparisonKind.RATING: gettext_lazy("How good is each completion?"),
-    ComparisonKind.DEMONSTRATION: gettext_lazy("What would a very good completion be?"),
-}
-"""Asked of kinds other than pairs unless the project has a question of its own."""
 QUESTIONS_OF_FEW = {
     (ComparisonKind.RANKING, 2): gettext_lazy("Which completion is better?"),
     (ComparisonKind.RATING, 1): gettext_lazy("How good is the completion?"),
@@ -134,9 +129,9 @@ def page_of(assignment: Assignment, filled: dict[str, Any], view: View) -> dict[
 
 def question_of(project: Project, kind: ComparisonKind, places: int) -> Any:
     """The project's own question, else the one that fits the kind and how many completions there are."""
-    if project.question != Project._meta.get_field("question").default:
+    if project.question not in map(str, USUAL_QUESTIONS.values()):
         return project.question
-    return QUESTIONS_OF_FEW.get((kind, places)) or QUESTIONS.get(kind, project.question)
+    return QUESTIONS_OF_FEW.get((kind, places), USUAL_QUESTIONS[kind])
 
 
 def given_of(kind: str, places: int, filled: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from feedback.asked import MOST_CANDIDATES
 from feedback.models import ComparisonKind, Project
-from tests.factories import make_project, make_superuser
+from tests.factories import make_comparison, make_project, make_superuser
 from tests.feedback.importing import imported
 
 pytestmark = pytest.mark.django_db
@@ -45,15 +45,33 @@ def test_every_kind_is_offered_with_a_line_that_says_what_it_is(maker: Client) -
     ("kind", "question", "shown"),
     [
         ("pairwise", "Which answer is better?", 2),
-        ("ranking", "Which answers are better?", 4),
-        ("rating", "How good is each answer?", 2),
-        ("demonstration", "What would you answer?", 0),
+        ("ranking", "Which completion is best, which is worst?", 4),
+        ("rating", "How good is each completion?", 2),
+        ("demonstration", "What would a very good completion be?", 0),
     ],
 )
 def test_a_project_of_each_kind_is_ready_for_it(maker: Client, kind: str, question: str, shown: int) -> None:
     project = make(maker, name="Tone", kind=kind)
     assert (project.kind, project.question, project.wanted_candidates) == (kind, question, shown)
     assert make(maker, name="Tone", kind=kind, question="Kinder?").question == "Kinder?"
+
+
+@pytest.mark.parametrize(
+    ("question", "then"), [("", "How good is each completion?"), ("Kinder?", "Kinder?")], ids=["usual", "own"]
+)
+def test_the_usual_question_goes_with_the_kind_and_an_own_one_stays(
+    maker: Client, question: str, then: str
+) -> None:
+    project = make(maker, name="Tone", kind="ranking", question=question)
+    make_comparison(project=project, kind="ranking", texts=("a", "b"))
+    settings = reverse("project_settings", args=[project.slug])
+    fields = maker.get(settings).context["form"].initial | {"kind": "rating"}
+    assert maker.post(settings, fields).status_code == 302
+    project.refresh_from_db()
+    assert (project.kind, project.question) == ("rating", then)
+    # What was put up before is still a ranking, here of two.
+    page = maker.get(reverse("judge", args=[project.slug])).content.decode()
+    assert f'tabindex="-1">{question or "Which completion is better?"}</h1>' in page
 
 
 @pytest.mark.parametrize(
