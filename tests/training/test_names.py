@@ -29,6 +29,17 @@ def test_every_metric_and_choice_has_a_name_without_signs_of_a_program() -> None
     assert not [name for name in called if "_" in name or "/" in name]
 
 
+def test_what_is_a_setting_and_a_metric_has_one_name() -> None:
+    """A run's page shows both: "KL coefficient" among the settings is what the chart draws."""
+    called = {field.name: names.of_setting(field) for field in SETTINGS}
+    for path, setting in (
+        ("kl/coefficient", "kl_coefficient"),
+        ("policy/learning_rate", "learning_rate"),
+        ("train/learning_rate", "learning_rate"),
+    ):
+        assert names.of_metric(path).lower() == called[setting].lower()
+
+
 @pytest.mark.django_db
 @pytest.mark.parametrize("kind", KINDS)
 def test_options_are_named_and_keep_their_values(project: Any, kind: str) -> None:
@@ -48,7 +59,7 @@ def test_the_lines_of_a_chart_are_named(project: Any) -> None:
     drawn = {chart.title: chart for chart in charts.charts_of(run, [(1, values)])}
     first = drawn["Reward per completion"].spec()
     assert first["paths"] == ["reward/mean", "reward/objective"]
-    assert first["names"] == ["reward", "reward less the price of the KL"]
+    assert first["names"] == ["reward", "reward less the KL penalty"]
     assert drawn["Residual of conjugate gradient"].paths == ["policy/cg_residual"]
     assert drawn["New/figure"].spec()["names"] == ["new/figure"], "what nobody named keeps its path"
 
