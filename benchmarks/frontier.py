@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import itertools
 import json
 import math
 import random
@@ -27,19 +26,17 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from benchmarks import plots
+from benchmarks.frontier_paths import NAMES, Point, drawn, summary
+from benchmarks.frontier_texts import ASKED, LONGEST, build, texts
 from benchmarks.installation import measured
 
-WORDS = ["ant", "bee", "cow", "dog", "elk", "fox", "gnu", "hen", "ibex", "jay"]
-ASKED = ["red", "green", "blue", "grey"]
-LONGEST, TWICE, FLIPPED = 12, -1.5, 0.1
+FLIPPED = 0.1
+"""Of the judgements so many are turned round."""
 PAIRS = (500, 8000)
 """Judgements that the proxy learns from."""
 TEXTS = 1024
 """Completions, a quarter to each prompt, that a policy is judged by."""
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
-EQUAL_KL = (0.5, 1.0, 2.0, 4.0)
-"""Nats at which the paths are compared: never at equal steps."""
 SHARED: dict[str, Any] = {
     "max_new_tokens": LONGEST, "missing_eos_penalty": 0.0, "kl_coefficient": 0.01, "kl_limit": 50.0,
     "sample_every": 100_000,
@@ -62,114 +59,9 @@ PATHS: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo": ("ppo", {"steps": 24, "rollout_prompts": 256, "learning_rate": 2e-3, "checkpoint_every": 2}),
 }  # fmt: skip
 FALLS = ("ppo", "reinforce")
-NAMES = {"ppo": "PPO", "reinforce": "REINFORCE", "trpo": "TRPO", "best_of": "best of n"}
 
 
-class Point(NamedTuple):
-    """A policy: its distance in nats, and its texts' means in deviations of the reference's texts."""
-
-    kl: float
-    proxy: float
-    gold: float
-
-
-# --- the taste and the world that it judges -----------------------------------------------------------
-
-
-def gold(prompt: str, words: Sequence[str]) -> float:
-    """A word between -1 and 1; what is no word of a text (a prompt's) as bad as the worst."""
-    place = ASKED.index(prompt)
-    worth = {
-        word: math.cos(2 * math.pi * (number * (place + 1) + 3 * place) / 13)
-        for number, word in enumerate(WORDS)
-    }
-    twice = sum(one == following for one, following in itertools.pairwise(words))
-    return sum(worth.get(word, -1.0) for word in words) + TWICE * twice
-
-
-def written(random_: random.Random) -> Iterator[tuple[str, list[str]]]:
-    """Texts as the reference learns them: chance decides, but one word in two hundred follows itself."""
-    after = {
-        (prompt, word): [random_.lognormvariate(0.0, 0.5) for _ in WORDS]
-        for prompt in ASKED
-        for word in ["", *WORDS]
-    }
-    for (_prompt, word), weights in after.items():
-        if word:
-            weights[WORDS.index(word)] = 0.005 * sum(weights)
-    while True:
-        prompt, words = random_.choice(ASKED), [""]
-        while len(words) <= LONGEST and (len(words) < 3 or random_.random() > 0.12):
-            words.append(random_.choices(WORDS, after[prompt, words[-1]])[0])
-        yield prompt, words[1:]
-
-
-def build(folder: Path) -> None:
-    """reference/ (a GPT-2 of 60,000 weights, pre-trained on what is written) and prompts.jsonl."""
-    import torch
-
-    from benchmarks.reward_model import first_weights
-    from training.core import batches, models
-
-    first_weights(folder / "random", 0, prompts=ASKED, words=WORDS)
-    policy = models.Policy(folder / "random")
-    optimizer = torch.optim.Adam(policy.model.parameters(), lr=3e-3)
-    texts = written(random.Random(0))
-    for _step in range(300):
-        rows = [policy_ids(policy, *text) for text in itertools.islice(texts, 128)]
-        optimizer.zero_grad()
-        batch = batches.rows(*zip(*rows, strict=True), policy.chat.pad_id)
-        (-policy.logprobs(batch).mean()).backward()
-        optimizer.step()
-    (folder / "reference").mkdir()
-    policy.save(folder / "reference")
-    rows_ = [{"prompt": question(prompt), "prompt_id": place} for place, prompt in enumerate(ASKED)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_), encoding="utf-8")
-
-
-def question(prompt: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}]
-
-
-def policy_ids(policy: Any, prompt: str, words: Sequence[str]) -> tuple[list[int], list[int]]:
-    """A text of full length was cut off: it has no end."""
-    ids = policy.chat.completion_ids(" ".join(words))
-    return policy.chat.prompt_ids(question(prompt)), ids[:LONGEST]
-
-
-# --- texts of a policy, and what they are worth ---------------------------------------------------------
-
-
-class Texts(NamedTuple):
-    prompts: list[Any]  # types.Prompt
-    completions: list[Any]  # types.Completion
-    gold: list[float]
-
-
-def texts(policy: Any, count: int, seed: int) -> Texts:
-    import torch
-
-    from training.core import sampling
-    from training.core.types import Completion, Prompt
-
-    prompts = [
-        Prompt(question(asked), policy.chat.prompt_ids(question(asked)), ASKED.index(asked))
-        for asked in ASKED
-        for _ in range(count // len(ASKED))
-    ]
-    found = sampling.decode(
-        policy, [prompt.ids for prompt in prompts], max_new_tokens=LONGEST, temperature=1.0,
-        generator=torch.Generator().manual_seed(seed), rows_at_once=count, safe_point=lambda: None,
-    )  # fmt: skip
-    completions = [
-        Completion(ids, policy.chat.text(ids), ended)
-        for ids, ended in zip(found.ids, found.finished, strict=True)
-    ]
-    worth = [
-        gold(prompt.messages[0]["content"], row.text.split())
-        for prompt, row in zip(prompts, completions, strict=True)
-    ]
-    return Texts(prompts, completions, worth)
+# --- what a policy's texts are worth ----------------------------------------------------------------------
 
 
 class Scale(NamedTuple):
@@ -308,81 +200,6 @@ def walk(task: tuple[Path, int, int]) -> dict[str, list[Point]]:
 
 
 # --- figures --------------------------------------------------------------------------------------------
-
-
-def at(path: Sequence[Point], kl: float) -> Point | None:
-    """Between the first two neighbours that have this distance between them, in the root of KL."""
-    for before, after in itertools.pairwise(path):
-        if before.kl <= kl <= after.kl:
-            low, high = (math.sqrt(max(0.0, one.kl)) for one in (before, after))
-            part = (math.sqrt(kl) - low) / (high - low) if high > low else 0.0
-            return Point(
-                kl,
-                before.proxy + part * (after.proxy - before.proxy),
-                before.gold + part * (after.gold - before.gold),
-            )
-    return None
-
-
-class Mean(NamedTuple):
-    mean: float
-    low: float
-    high: float
-
-
-def mean(values: Sequence[float]) -> Mean:
-    """With a 95 % bootstrap interval over the seeds (percentiles of 2,000 draws)."""
-    random_ = random.Random(0)
-    drawn = sorted(statistics.fmean(random_.choices(values, k=len(values))) for _ in range(2000))
-    return Mean(statistics.mean(values), drawn[50], drawn[1949])
-
-
-def curve(paths: Sequence[Sequence[Point]], roots: Sequence[float], part: str) -> list[tuple[float, Mean]]:
-    """Mean over the seeds at each distance that all of them reached."""
-    found = []
-    for root in roots:
-        here = [at(path, root * root) for path in paths]
-        known = [getattr(one, part) for one in here if one is not None]
-        if len(known) == len(paths):
-            found.append((root, mean(known)))
-    return found
-
-
-def summary(paths: Sequence[Sequence[Point]]) -> dict[str, Any]:
-    """Gold and proxy at equal distances, the peak of mean gold, and what is left of it at the end."""
-    roots = [place / 20 for place in range(1, 100)]
-    golds, proxies = curve(paths, roots, "gold"), curve(paths, roots, "proxy")
-    peak = max(golds, key=lambda found: found[1].mean)
-    return {
-        "at_kl": {
-            str(kl): {part: [round(v, 3) for v in found[0][1]] for part in ("proxy", "gold")
-                      if (found := curve(paths, [kl**0.5], part))}
-            for kl in EQUAL_KL
-        },
-        "gold_peak": {"kl": round(peak[0] ** 2, 2), "gold": round(peak[1].mean, 3)},
-        "end": {
-            "kl": round(golds[-1][0] ** 2, 2), "gold": round(golds[-1][1].mean, 3),
-            "proxy": round(proxies[-1][1].mean, 3),
-        },
-    }  # fmt: skip
-
-
-def drawn(found: dict[int, dict[str, list[list[Point]]]]) -> str:
-    roots = [place / 20 for place in range(1, 100)]
-    panels = []
-    for pairs, by_path in found.items():
-        lines = [
-            plots.Line(NAMES[name], part == "proxy", [(x, *y) for x, y in curve(by_path[name], roots, part)])
-            for name in NAMES
-            for part in ("gold", "proxy")
-        ]
-        panels.append(plots.Panel(f"Reward model of {pairs:,} judgements, one in ten turned round", lines))
-    return plots.svg(
-        panels,
-        across="root of KL(policy || reference), nats",
-        up="gain over the reference, deviations",
-        notes="solid: gold reward, dashed: proxy reward; bands: 95 % of the mean over the seeds",
-    )
 
 
 def measure(figures: dict[str, Any], options: argparse.Namespace) -> bool:
