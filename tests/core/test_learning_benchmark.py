@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks import learning, learning_side, trainer, trainer_folders
 from tests.core import tiny
 from training.core import configs, rewards
-from training.core.types import Job
+from training.core.types import Completion, Job
 
 ANCHOR = """
 import torch
@@ -83,7 +83,7 @@ def test_the_end_token_counts_as_little_as_for_trl(folders: tuple[Path, Path]) -
     """In our tokenizer <|end|> is special no more, for a completion must not end with it."""
     scorer: Any = rewards.configured(None, None)  # type: ignore[arg-type]
     end = tiny.tokenizer().eos_token_id
-    completions = [rewards.Completion([end, end, 8, 9], "", False), rewards.Completion([9] * 4, "", False)]
+    completions = [Completion([end, end, 8, 9], "", False), Completion([9] * 4, "", False)]
     scores, _parts = scorer([], completions)
     assert scores == pytest.approx([50 * (0.5 - 0.3), 50 * (1.0 - 0.3)])
 
