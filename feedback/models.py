@@ -265,6 +265,7 @@ class Preference(models.Model):
         indexes = (
             models.Index(fields=("annotator", "-created_at")),
             models.Index(fields=("comparison",), condition=Q(adjudication=True), name="adjudications"),
+            models.Index(fields=("kind", "id"), name="latest_of_a_kind"),
         )
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from django.db import connection
 
 from feedback.agreement import directions
 from feedback.models import (
@@ -16,7 +17,7 @@ from feedback.models import (
 from feedback.ordering import order_of
 from feedback.quality import Quality, quality_of
 from feedback.quality_disagreements import disagreements
-from feedback.quality_rows import ANSWERS, SCORES, rows_of
+from feedback.quality_rows import ANSWERS, SCORES, latest, rows_of
 from tests.factories import make_comparison, make_preference, make_project, make_user
 from tests.feedback.deciding import judged_by
 
@@ -244,3 +245,13 @@ def test_reversed_rankings_and_ratings_are_as_far_apart_as_can_be(
         make_preference(comparison=ranking, annotator=person, ranking=groups)
         make_preference(comparison=rating, annotator=person, ratings=ratings)
     assert [row.spread for row in disagreements(rows_of(project, simulated=False))] == [1, 1]
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="reads the words of SQLite's planner")
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_the_latest_of_a_kind_are_found_without_reading_the_others(
+    project: Project, kind: ComparisonKind
+) -> None:
+    plan = latest(project, kind, simulated=False).explain()
+    assert "SEARCH feedback_preference USING INDEX latest_of_a_kind (kind=?)" in plan
+    assert "TEMP B-TREE" not in plan
