@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from feedback.models import User
 from tests.browser import web
+from tests.factories import make_comparison, make_member, make_project
 
 # Playwright's synchronous API keeps an event loop in this thread, and Django then refuses database calls.
 os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
@@ -83,3 +84,24 @@ def page(context: BrowserContext) -> Page:
 def sign_in(context: BrowserContext, site: str) -> Callable[[User], None]:
     """`sign_in(user)`: from now on the browser is that person's."""
     return lambda user: web.sign_in(context, site, user)
+
+
+@pytest.fixture
+def mei(site: str, sign_in: Callable[[User], None]) -> User:
+    """An annotator of a fresh project with 25 comparisons, signed in."""
+    project = make_project(slug="desk")
+    for number in range(25):
+        make_comparison(project=project, priority=-number, texts=(f"left {number}", f"right {number}"))
+    user = make_member(project=project)
+    sign_in(user)
+    return user
+
+
+@pytest.fixture
+def rough(browser: Browser, site: str, mei: User) -> Iterator[BrowserContext]:
+    """A browser of hers whose network fails: its console has errors by right."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
+    context.set_default_timeout(15_000)
+    web.sign_in(context, site, mei)
+    yield context
+    context.close()

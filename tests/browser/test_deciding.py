@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from feedback import adjudication
-from feedback.models import Comparison, Project, User
+from feedback.models import Comparison, Preference, Project, User
 from tests.factories import make_comparison, make_member, make_preference, make_project
 
 pytestmark = pytest.mark.browser
@@ -37,6 +37,17 @@ def disputed(*said: int, kind: str = "pairwise", count: int = 2, **fields: objec
 def open_decision(page: Page, site: str, comparison: Comparison) -> None:
     page.goto(f"{site}/p/desk/quality/disagreements/{comparison.pk}/")
     expect(page.locator("[data-keys]")).to_be_visible()
+
+
+def decided_by(page: Page, site: str, comparison: Comparison, *keys: str) -> Preference:
+    """The decision that these keys make."""
+    open_decision(page, site, comparison)
+    for key in keys:
+        page.keyboard.press(key)
+    expect(page.locator(".notice.success")).to_contain_text("Decided.")
+    decided = adjudication.in_force(comparison)
+    assert decided is not None
+    return decided
 
 
 def title(page: Page, comparison: Comparison) -> None:
@@ -116,12 +127,8 @@ def test_a_ranking_is_decided_by_its_numbers(page: Page, site: str, ravi: User) 
     comparison = disputed(kind="ranking", count=3)
     for ranking in ([[0], [1], [2]], [[2], [1], [0]]):
         make_preference(comparison=comparison, ranking=ranking)
-    open_decision(page, site, comparison)
-    for key in ("3", "1", "=", "2", "Enter"):
-        page.keyboard.press(key)
-    expect(page.locator(".notice.success")).to_contain_text("Decided.")
-    decided = adjudication.in_force(comparison)
-    assert decided is not None and decided.ranking == [[2], [0, 1]]
+    decided = decided_by(page, site, comparison, "3", "1", "=", "2", "Enter")
+    assert decided.ranking == [[2], [0, 1]]
 
 
 def test_a_rating_is_decided_by_its_numbers(page: Page, site: str, ravi: User) -> None:
@@ -130,10 +137,5 @@ def test_a_rating_is_decided_by_its_numbers(page: Page, site: str, ravi: User) -
     for low, high in ((1, 5), (5, 1)):
         ratings = [{"helpful": low, "honest": 3}, {"helpful": high, "honest": 3}]
         make_preference(comparison=comparison, ratings=ratings)
-    open_decision(page, site, comparison)
-    for key in ("4", "5", "2", "1", "Enter"):
-        page.keyboard.press(key)
-    expect(page.locator(".notice.success")).to_contain_text("Decided.")
-    decided = adjudication.in_force(comparison)
-    assert decided is not None
+    decided = decided_by(page, site, comparison, "4", "5", "2", "1", "Enter")
     assert decided.ratings == [{"helpful": 4, "honest": 5}, {"helpful": 2, "honest": 1}]

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from feedback.models import Assignment, Completion, Guideline, Preference, Project, User
 from tests.browser import web
-from tests.browser.test_judging import shown, wait_for_another
+from tests.browser.judging import shown, wait_for_another
 from tests.factories import make_comparison, make_member, make_project, make_prompt, put_up
 
 pytestmark = pytest.mark.browser
