@@ -82,7 +82,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", [{"prompt": "p", "chosen": "a", "rejected": "b"}])
     whole = path.read_bytes()
     length = b"\xff\xff\xff\x7f"
-    # Cut off; ended by other bytes than PAR1, of which XXXX are some; a footer longer than the file; no footer.
+    # Cut off; ended by other bytes than PAR1, such as XXXX; a footer longer than the file; no footer.
     for damaged in (whole[:-30], whole[:-4] + b"XXXX", whole[:-8] + length + b"PAR1", b"PAR1"):
         path.write_bytes(damaged)
         assert refused(path).startswith("the Parquet file is damaged: "), damaged[-8:]
