@@ -35,6 +35,7 @@ from feedback.views.judging_page import (
     LONGEST_DRAFT,
     answer_before,
     answer_in,
+    dock_of,
     draft_in,
     page_of,
     texts_of,
@@ -264,6 +265,7 @@ def show(
         problem = " ".join(str(error) for errors in form.errors.values() for error in errors)
     context = {
         **page_of(assignment, filled, view_of(request)),
+        "dock": dock_of(assignment.comparison.kind, project.slug, len(assignment.shown_order), filled),
         "assignment": assignment,
         "key": uuid.uuid4(),
         "renew_seconds": max(10, settings.LEASE_SECONDS // 4),

@@ -111,7 +111,7 @@ def parts(found: list[Part]) -> Text:
 
 
 def page_of(assignment: Assignment, filled: dict[str, Any], view: View) -> dict[str, Any]:
-    """The context of the comparison's templates."""
+    """What the templates of judging and of deciding both show of a comparison."""
     kind = assignment.comparison.kind
     project, places = assignment.comparison.project, len(assignment.shown_order)
     return {
@@ -120,7 +120,6 @@ def page_of(assignment: Assignment, filled: dict[str, Any], view: View) -> dict[
         "turns": turns_of(assignment, view),
         "sides": sides_of(assignment, filled, view),
         "view": view,
-        "dock": dock_of(kind, project.slug, places, filled),
         "written": filled.get("written", ""),
         "corrects": filled.get("corrects", ""),
         "choose_first": choose_first(kind, places),
