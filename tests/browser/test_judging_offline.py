@@ -174,7 +174,7 @@ def test_a_kept_judgement_of_what_was_judged_elsewhere_is_told_and_its_draft_kep
     assert first.ok and Preference.objects.count() == 1
     open_judge(page, site)
     expect(page.get_by_role("alert").first).to_contain_text("Sent before with another judgement")
-    assert Preference.objects.count() == 1 and "unsent" not in stored(page)
+    assert Preference.objects.count() == 1 and stored(page) == ["draft"]
 
 
 # --- in a project that closes meanwhile -------------------------------------------------------------
