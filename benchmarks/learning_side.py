@@ -35,6 +35,8 @@ SETTINGS: dict[str, Any] = {
     "steps": 1_000_000,  # the rate falls to 0 over these: what is run of them keeps it constant, as TRL's is
     "kl_coefficient": KL_COEFFICIENT,
     "value_coefficient": 0.1,  # TRL's vf_coef, of the same loss
+    "value_trains_trunk": False,  # else the value's gradient moves the policy, too: KL that earns no gold
+    "gae_lambda": 1.0,  # a head that only reads foresees little: the sampled return tells more
     "score_clip": 1e6,  # TRL clips no score
     "rollout_prompts": 32,
     "max_new_tokens": 48,

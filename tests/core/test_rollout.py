@@ -164,19 +164,26 @@ def test_first_values_are_zero_when_shared_and_the_reward_model_s_when_separate(
     assert found.values[0, 0].item() == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("critic", ["shared", "separate"])
+@pytest.mark.parametrize(
+    ("critic", "trains_trunk", "moves"),
+    [("shared", True, True), ("shared", False, False), ("separate", True, False)],
+)
 def test_the_value_loss_moves_the_policy_only_when_the_trunk_is_shared(
-    gpt2: Path, reward_model: Path, critic: str
+    gpt2: Path, reward_model: Path, critic: str, trains_trunk: bool, moves: bool
 ) -> None:
     def policy_gradients(value_coefficient: float) -> list[Tensor]:
         team = make_team(gpt2, reward_model, critic)
         nn.init.normal_(team.critic.head.weight, generator=torch.Generator().manual_seed(0))
-        settings = config(value_coefficient=value_coefficient, max_grad_norm=1e6)
+        said = {"value_coefficient": value_coefficient, "value_trains_trunk": trains_trunk}
+        settings = config(max_grad_norm=1e6, **said)
         _, gradients = update(team, collect(team, settings), settings, list(range(12)))
+        assert any(gradient.any() for gradient in gradients[-2:]) is (
+            value_coefficient > 0
+        )  # the head learns
         return gradients[: len(list(team.policy.model.parameters()))]
 
     without, single, double = (policy_gradients(coefficient) for coefficient in (0.0, 0.5, 1.0))
     moved = [torch.allclose(one, other, atol=1e-6) for one, other in zip(without, single, strict=True)]
-    assert all(moved) is (critic == "separate")
+    assert all(moved) is not moves
     for zero, one, two in zip(without, single, double, strict=True):
         assert torch.allclose(2 * (one - zero), two - zero, atol=1e-4)

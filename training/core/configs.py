@@ -214,6 +214,7 @@ class PPOConfig(PolicyConfig):
     minibatches: int = setting(2, "Optimiser steps in each pass.", low=1, high=1000)
     critic: str = setting("shared", "Shared: a value head on the policy, half the work; separate: a second model that starts as the reward model.", choices=("shared", "separate"), advanced=True)
     clip: float = setting(0.2, "Probability ratios beyond 1 +- this earn nothing more.", low=0.01, high=1.0, advanced=True)
+    value_trains_trunk: bool = setting(True, "Whether the loss of a shared critic moves the policy's trunk as well; off, the value head only reads it.", advanced=True)
     value_clip: float = setting(0.2, "The critic's clip around its old values.", low=0.01, high=100.0, advanced=True)
     value_coefficient: float = setting(0.5, "Weight of the critic's loss.", low=0.0, high=100.0, advanced=True)
     gae_lambda: float = setting(0.95, "0: trust the critic; 1: trust the sampled return.", low=0.0, high=1.0, advanced=True)

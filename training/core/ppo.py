@@ -183,7 +183,8 @@ def minibatch(
         )
         old, gain = part.flat(found.logprobs), part.flat(advantages)
         policy_loss = losses.ppo(logprobs, old, gain, clip=config.clip).sum() / tokens
-        values, old_values = critic(part.batch, hidden).float(), part.flat(found.values)
+        read = hidden if config.value_trains_trunk else hidden.detach()
+        values, old_values = critic(part.batch, read).float(), part.flat(found.values)
         value_loss = (
             losses.value(values, old_values, part.flat(returns), clip=config.value_clip).sum() / tokens
         )
