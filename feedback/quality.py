@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import reduce
 from itertools import combinations
-from operator import or_
 from typing import Any, NamedTuple
 
-from django.db.models import Q
 from django.db.models.functions import Length
 from django.utils.translation import gettext as _
 
@@ -39,13 +36,14 @@ from feedback.quality_rows import (
     Together,
     counted,
     full,
-    latest,
     left_out,
     together,
 )
 
 MOST_IN_TABLE = 8
 """People in the table of who agrees with whom: those with the most judgements."""
+IN_A_QUERY = 5000
+"""Comparisons named in one query; SQLite takes 32,766 values and more."""
 PAIR_GROUPS, PAIR_REPLICATES = 30, 200
 """The table's many cells have less work each."""
 
@@ -235,15 +233,17 @@ def _share(tallies: Mapping[int, Sequence[int]]) -> Share:
     return clustered((right, count) for right, count in tallies.values())
 
 
-def lengths_of(project: Project, found: Rows, *, simulated: bool) -> dict[int, list[int]]:
-    """Characters of each candidate by position, of every comparison that was judged; one query."""
-    judged = [
-        latest(project, kind, simulated=simulated).values("comparison") for kind in found if found[kind]
-    ]
+def lengths_of(found: Rows) -> dict[int, list[int]]:
+    """Characters of each candidate by position, of every comparison that was judged.
+
+    Asked by their numbers, some thousand in a query: told to find them by the conditions of the judgements,
+    PostgreSQL looked through all of those for each candidate, whenever it had not counted its rows yet.
+    """
+    judged = sorted({judgement.comparison for rows in found.values() for judgement in rows})
     lengths: dict[int, list[int]] = defaultdict(list)
-    if judged:
-        any_kind = reduce(or_, (Q(comparison__in=rows) for rows in judged))
-        rows = Candidate.objects.filter(any_kind).order_by("comparison", "position")
+    for start in range(0, len(judged), IN_A_QUERY):
+        asked = Candidate.objects.filter(comparison__in=judged[start : start + IN_A_QUERY])
+        rows = asked.order_by("comparison", "position")
         for comparison, length in rows.values_list("comparison", Length("completion__text")):
             lengths[comparison].append(length)
     return lengths
@@ -308,13 +308,13 @@ class Quality(NamedTuple):
 
 
 def quality_of(project: Project, found: Rows, *, simulated: bool) -> Quality:
-    """Of the rows read before, with two queries more: lengths, and the times of demonstrations."""
+    """Of the rows read before, with a few queries more: lengths, and the times of demonstrations."""
     orders = [judgement for rows in found.values() for judgement in rows if judgement.scores]
     written = demonstration_times(project, simulated=simulated)
     times = [(judgement.annotator, judgement.active_ms) for rows in found.values() for judgement in rows]
     pace, by_annotator = paces([*times, *written])
     kinds = full(found) + [ComparisonKind.DEMONSTRATION] * (len(written) >= LATEST)
-    lengths = lengths_of(project, found, simulated=simulated)
+    lengths = lengths_of(found)
     return Quality(
         [_of_kind(kind, rows, project.criteria) for kind, rows in found.items() if rows],
         position_bias(orders),

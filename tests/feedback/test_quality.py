@@ -7,6 +7,7 @@ import random
 import pytest
 from django.db import connection
 
+from feedback import quality
 from feedback.agreement import directions
 from feedback.models import (
     ComparisonKind,
@@ -255,3 +256,17 @@ def test_the_latest_of_a_kind_are_found_without_reading_the_others(
     plan = latest(project, kind, simulated=False).explain()
     assert "SEARCH feedback_preference USING INDEX latest_of_a_kind (kind=?)" in plan
     assert "TEMP B-TREE" not in plan
+
+
+def test_lengths_are_those_of_each_comparison_however_many_are_asked_for_at_once(
+    project: Project, people: list[User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [("a", "bb"), ("", "cccc", "d"), ("eee", "f")]
+    asked = [make_comparison(project=project, texts=own, overlap=2) for own in texts]
+    for comparison in asked[::2]:
+        make_preference(comparison=comparison, annotator=people[0], strength=1)
+    make_preference(comparison=asked[0], annotator=people[1], strength=1)
+    found = rows_of(project, simulated=False)
+    for at_once in (1, 5000):
+        monkeypatch.setattr(quality, "IN_A_QUERY", at_once)
+        assert quality.lengths_of(found) == {asked[0].pk: [1, 2], asked[2].pk: [3, 1]}
