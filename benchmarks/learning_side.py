@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {
     "kl_coefficient": KL_COEFFICIENT,
     "value_coefficient": 0.1,  # TRL's vf_coef, of the same loss
     "value_trains_trunk": False,  # else the value's gradient moves the policy, too: KL that earns no gold
-    "gae_lambda": 1.0,  # a head that only reads foresees little: the sampled return tells more
+    "gae_lambda": 1.0,  # not TRL's 0.95, at which early tokens of 48 were hardly paid: docs/decisions.md
     "score_clip": 1e6,  # TRL clips no score
     "rollout_prompts": 32,
     "max_new_tokens": 48,
