@@ -73,15 +73,16 @@ class Unpacked(io.RawIOBase):
         return len(data)
 
 
+BZIP2 = tuple(b"BZh%d1AY&SY" % size for size in range(1, 10))
+"""The digit is the size of its blocks."""
 REFUSED_BY_FIRST_BYTES = (
     (b"\xff\xfe", gettext_lazy("looks like UTF-16: save it as UTF-8")),
     (b"\xfe\xff", gettext_lazy("looks like UTF-16: save it as UTF-8")),
     (b"\xd0\xcf\x11\xe0", gettext_lazy("looks like an Excel file: save it as CSV in UTF-8")),
+    (BZIP2, gettext_lazy("packed with bzip2: unpack it, or pack it with gzip")),
     (b"\xfd7zXZ\x00", gettext_lazy("packed with xz: unpack it, or pack it with gzip")),
     (b"\x28\xb5\x2f\xfd", gettext_lazy("packed with zstd: unpack it, or pack it with gzip")),
 )
-BZIP2 = tuple(b"BZh%d1AY&SY" % size for size in range(1, 10))
-"""The digit is the size of its blocks."""
 ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 """How an archive begins: with an entry, with none, in parts."""
 
@@ -107,8 +108,6 @@ def open_stream(raw: io.RawIOBase, limit: int) -> io.BufferedReader[Any]:
     for magic, reason in REFUSED_BY_FIRST_BYTES:
         if first.startswith(magic):
             raise BadFile(str(reason))
-    if first.startswith(BZIP2):
-        raise BadFile(_("packed with bzip2: unpack it, or pack it with gzip"))
     if first[257:262] == b"ustar" and b"\x00" in first[:257]:
         raise BadFile(_("a TAR archive: upload the file in it, as it is or packed with gzip"))
     return stream
