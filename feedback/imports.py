@@ -161,22 +161,25 @@ def confirm(
 
 
 def again(data_import: DataImport, *, actor: User, skip_bad_rows: bool, nameless: bool) -> DataImport | None:
-    """Queue the file of an import that failed once more, read otherwise; None when its file is gone."""
+    """Queue the file of an import that failed once more, read otherwise; None when its file is gone.
+
+    Asked twice, as by a double click, it is the one that already waits or runs.
+    """
     with transaction.atomic():
         # Against the sweep, which deletes files: it locks the row as well.
         old = DataImport.objects.select_for_update(no_key=True).get(pk=data_import.pk)
         if old.state != State.FAILED or not old.path.is_file():
             return None
-        new = DataImport.objects.create(
-            project=old.project,
-            file_name=old.file_name,
-            sha256=old.sha256,
-            size=old.size,
-            format=old.format,
-            options={**old.options, "nameless": nameless or bool(old.options.get("nameless"))},
-            skip_bad_rows=skip_bad_rows or old.skip_bad_rows,
-            created_by=actor,
-        )
+        as_wanted = {
+            "project": old.project,
+            "sha256": old.sha256,
+            "format": old.format,
+            "options": {**old.options, "nameless": nameless or bool(old.options.get("nameless"))},
+            "skip_bad_rows": skip_bad_rows or old.skip_bad_rows,
+        }
+        if same := DataImport.objects.filter(state__in=(State.QUEUED, State.RUNNING), **as_wanted).first():
+            return same
+        new = DataImport.objects.create(**as_wanted, file_name=old.file_name, size=old.size, created_by=actor)
         new.path.unlink(missing_ok=True)  # of one that was rolled back after this: its number is free again
         try:
             os.link(old.path, new.path)  # a second name of the same bytes, which stay until both are gone

@@ -42,6 +42,26 @@ def test_an_unknown_kind_and_another_version_are_refused(inputs: Any, tmp_path: 
     assert "version 1" in failed(made)["message"]
 
 
+@pytest.mark.parametrize(
+    ("part", "value", "words"),
+    [
+        ("threads", "two", "whole number from 1, not 'two'"),
+        ("threads", 0, "whole number from 1, not 0"),
+        ("seed", "7", "no seed of type int"),
+        ("config", None, "no config of type dict"),
+        ("inputs", {"policy": "models/policy"}, "input policy in spec.json has no path and sha256"),
+    ],
+)
+def test_a_specification_of_wrong_types_names_the_part(
+    inputs: Any, tmp_path: Path, part: str, value: Any, words: str
+) -> None:
+    made = tiny.run_dir(tmp_path / "run", "sft", {}, inputs["sft"])
+    spec = json.loads((made / "spec.json").read_text())
+    (made / "spec.json").write_text(json.dumps({**spec, part: value}))
+    outcome = failed(made)
+    assert outcome["code"] == "bad_input" and words in outcome["message"]
+
+
 @pytest.mark.parametrize("name", ["policy", "snapshot"])
 def test_inputs_that_changed_or_vanished_are_named(inputs: Any, tmp_path: Path, name: str) -> None:
     copies = {

@@ -61,6 +61,22 @@ def test_bad_rows_are_skipped_by_a_button_without_a_second_upload(
     assert new.path.read_bytes().startswith(b'{"prompt"')
 
 
+def test_a_double_click_reads_the_file_once(
+    failed: DataImport, engineers_browser: Client, doorbell: list[Any], on_commit: Commits
+) -> None:
+    with on_commit():
+        first, second = press(engineers_browser, failed), press(engineers_browser, failed)
+    new = DataImport.objects.exclude(pk=failed.pk).get()
+    assert first.request["PATH_INFO"] == second.request["PATH_INFO"]
+    assert AuditEntry.objects.filter(action="import.again").count() == 1
+    # Read another way, or read again after it has failed, it is another import.
+    press(engineers_browser, failed, "nameless")
+    assert DataImport.objects.count() == 3
+    DataImport.objects.filter(pk=new.pk).update(state="failed")
+    press(engineers_browser, failed)
+    assert DataImport.objects.count() == 4
+
+
 def test_only_what_failed_by_bad_rows_has_the_button(
     project: Project, engineer: User, sign_in: SignIn
 ) -> None:

@@ -221,9 +221,19 @@ def write_spec(
 
 
 def read_spec(run_dir: Path) -> dict[str, Any]:
+    """What the run is to do; raises ProtocolError naming the first part of a wrong type."""
     spec = read_json(run_dir / "spec.json")
     if not isinstance(spec, dict) or spec.get("version") != VERSION:
         raise ProtocolError(f"spec.json is not of version {VERSION}")
+    for name, type_ in (("kind", str), ("config", dict), ("seed", int), ("inputs", dict)):
+        if type(spec.get(name)) is not type_:
+            raise ProtocolError(f"spec.json has no {name} of type {type_.__name__}")
+    for name, described in spec["inputs"].items():
+        if not isinstance(described, dict) or not {"path", "sha256"} <= described.keys():
+            raise ProtocolError(f"input {name} in spec.json has no path and sha256")
+    threads = spec.get("threads", 1)
+    if type(threads) is not int or threads < 1:
+        raise ProtocolError(f"threads in spec.json must be a whole number from 1, not {threads!r}")
     return spec
 
 
