@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import os
 import sys
 import time
@@ -69,28 +70,31 @@ def put_gold_in_place(anchors: Path, tokenizer: Path) -> None:
     cast(Any, rewards).configured = lambda *_: rewards.WeightedSum({"gold": (1.0, paid)})
 
 
-def learn(job: Job, folder: Path, updates: int) -> Iterator[dict[str, float]]:
-    """The facts of so many updates; checkpoints become policies that the common judge can read."""
+def learn(job: Job, folder: Path, updates: int, far: float = math.inf) -> Iterator[dict[str, float]]:
+    """The facts of each update; checkpoints become policies that the common judge can read.
+
+    Ends with the checkpoint after so many updates, or once the policy is `far`, nats, from the reference.
+    """
     from training.core import models, ppo, state
     from training.core.types import Checkpoint, Metrics, Note, Phase
 
-    seconds, begin = 0.0, time.perf_counter()
+    seconds, kl, begin = 0.0, 0.0, time.perf_counter()
     for event in ppo.train(job):
         if isinstance(event, Metrics | Note):  # a note interrupts an update
             seconds += time.perf_counter() - begin
         if isinstance(event, Phase):  # "training": all is loaded
             seconds = 0.0
         elif isinstance(event, Metrics):
-            gold = event.values["reward/score"] / SCALE + CENTER
+            gold, kl = event.values["reward/score"] / SCALE + CENTER, event.values["kl/reference"]
             yield {
                 "update": event.step, "seconds": round(seconds, 2),
-                "gold": round(gold, 4), "kl": round(event.values["kl/reference"], 3),
+                "gold": round(gold, 4), "kl": round(kl, 3),
             }  # fmt: skip
         elif isinstance(event, Checkpoint):
             policy = models.Policy(job.inputs["policy"])
             state.restore_weights(policy.model, event.saved.tensors, "policy.")
             policy.save(folder / f"policy-{event.saved.step}")
-            if event.saved.step >= updates:
+            if event.saved.step >= updates or kl > far:
                 return
         begin = time.perf_counter()
 
@@ -101,6 +105,7 @@ def main() -> None:
     parser.add_argument("--theirs", type=Path, required=True, help="the folder with the anchor's tokenizer")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--updates", type=int, required=True, help="up to the next that is judged")
+    parser.add_argument("--far", type=float, default=math.inf, help="nats at which it ends before that")
     parser.add_argument("--every", type=int, required=True, help="updates between judged policies")
     parser.add_argument("--threads", type=int, default=2)
     told = parser.parse_args()
@@ -119,7 +124,7 @@ def main() -> None:
     put_gold_in_place(told.anchors, told.theirs / "tokenizer")
     config = configs.parse("ppo", SETTINGS | {"checkpoint_every": told.every})
     job = Job(config, 7, inputs, told.folder / "output", None, lambda: None, lambda: False)
-    for facts in learn(job, told.folder, told.updates):
+    for facts in learn(job, told.folder, told.updates, told.far):
         print(json.dumps(facts), flush=True)
 
 

@@ -105,3 +105,6 @@ def test_it_leaves_a_policy_for_the_judge_after_every_so_many_updates(folders: t
     ]
     assert weights[0].shape == weights[2].shape and not torch.equal(weights[1], weights[2])
     assert not torch.equal(weights[0], weights[1])
+    kls = [facts["kl"] for facts in told]
+    told = list(learning_side.learn(job, ours, 100, far=(kls[1] + kls[3]) / 2))
+    assert [facts["kl"] for facts in told] == kls[:4], "it ends with the first that is judged beyond"
