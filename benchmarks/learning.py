@@ -1,6 +1,7 @@
 """`./run bench-learning ANCHORS_DIR`: PPO with the shared trunk against TRL's, at equal reward and KL.
 
-    ./run bench-learning ANCHORS_DIR --trl PYTHON --trl-ppo PYTHON --work FOLDER [--updates 60]
+    ./run bench-learning ANCHORS_DIR --trl PYTHON --trl-ppo PYTHON --work FOLDER
+                         [--updates 60] [--every 10] [--seeds 4]
 
 Faster steps are worth nothing if they learn less. Both sides start from the same pre-trained policy (the
 anchor's `pretrain.py` makes it when FOLDER has none), are paid the same gold reward less the same KL penalty,
@@ -8,13 +9,15 @@ take updates of 32 completions and 4 epochs at the same constant learning rate, 
 judge on prompts that none of them saw. TRL trains a separate value model. What is compared is the time until
 ours is as far from the reference as TRL ends: TRL goes first, and ours ends beyond that KL, or after half as
 many updates more. It is judged every few updates: between those, gold and time are read off a straight line.
-One run a side: no interval of seeds.
+TRL makes one run, ours one for each seed: their spread says how much of a difference is chance, and is taken
+for TRL's run as well.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -29,7 +32,8 @@ from benchmarks.trainer import folders, parser_of, said
 FASTER = 2.0
 """TRL's seconds over ours until ours has the KL that TRL ends with."""
 ERRORS = 3.0
-"""Standard errors of the difference that our gold may lie below TRL's at its KL: chance."""
+"""Standard errors of the difference that our mean gold may lie below TRL's at its KL: chance. With four seeds
+that is a two-sided interval of 94 % (Student's t with three degrees of freedom)."""
 # ------------------------------------------------------------------------------------------------------
 
 BEYOND = 1.25
@@ -67,6 +71,7 @@ class Learning(NamedTuple):
     work: Path
     updates: int
     every: int
+    seeds: int
 
     def prepare(self, folder: Path) -> tuple[Path, Path]:
         """Both sides' folders, with the pre-trained model as the one to start from."""
@@ -90,20 +95,21 @@ class Learning(NamedTuple):
         command += ["--kl", str(KL_COEFFICIENT), "--lr", str(LEARNING_RATE)]
         return self.judged(theirs, theirs / "trl_ppo", self.updates, said(command)[-1]["seconds"])
 
-    def our_side(self, theirs: Path, ours: Path, far: float) -> list[Point]:
+    def our_side(self, theirs: Path, ours: Path, seed: int, far: float) -> list[Point]:
+        """The policies of one run, judged."""
+        policies_of_seed = ours / f"seed-{seed}"
+        policies_of_seed.mkdir()
         command: list[str | Path] = [sys.executable, "-m", "benchmarks.learning_side"]
         command += ["--anchors", self.anchors, "--theirs", theirs, "--folder", ours]
+        command += ["--policies", policies_of_seed, "--seed", str(seed)]
         command += ["--updates", str(self.updates + self.updates // 2), "--every", str(self.every)]
         command += ["--far", str(far)]
         told = said(command)
-        policies = [(ours / f"policy-{facts['update']}", facts) for facts in told]
+        policies = [(policies_of_seed / f"policy-{facts['update']}", facts) for facts in told]
         return [
-            self.judged(theirs, ours / "policy", 0, 0.0),
-            *(
-                self.judged(theirs, policy, facts["update"], facts["seconds"])
-                for policy, facts in policies
-                if policy.is_dir()
-            ),
+            self.judged(theirs, policy, facts["update"], facts["seconds"])
+            for policy, facts in policies
+            if policy.is_dir()
         ]
 
 
@@ -112,16 +118,22 @@ def measure(figures: dict[str, Any], learning: Learning) -> bool:
         theirs, ours = learning.prepare(Path(kept))
         trl = learning.trl_side(theirs)
         figures["trl"] = trl._asdict()
-        points = learning.our_side(theirs, ours, BEYOND * trl.kl)
-    figures["ours"] = [point._asdict() for point in points]
-    met = at_kl(points, trl.kl)
-    if met is None:
-        figures["ours at that KL"] = "not reached"
-        return False
-    figures["ours at that KL"] = met._asdict()
-    figures["gold_gained"] = round(met.gold - trl.gold, 4)
-    figures["chance"] = round(ERRORS * math.hypot(met.error, trl.error), 4)
-    figures["times_as_fast"] = round(trl.seconds / met.seconds, 2)
+        start = learning.judged(theirs, ours / "policy", 0, 0.0)
+        seeds, far = range(1, learning.seeds + 1), BEYOND * trl.kl
+        runs = [[start, *learning.our_side(theirs, ours, seed, far)] for seed in seeds]
+    figures["ours"] = [[point._asdict() for point in points] for points in runs]
+    met = [point for points in runs if (point := at_kl(points, trl.kl))]
+    figures["ours at that KL"] = [point._asdict() for point in met]
+    return len(met) == len(runs) and compared(figures, trl, met)
+
+
+def compared(figures: dict[str, Any], trl: Point, met: Sequence[Point]) -> bool:
+    """Our runs where they have TRL's KL, against TRL's one run: gold no lower than chance, and time."""
+    golds = [point.gold for point in met]
+    spread = statistics.stdev(golds)  # of runs, the judge's own error among it
+    figures["gold_gained"] = round(statistics.mean(golds) - trl.gold, 4)
+    figures["chance"] = round(ERRORS * spread * math.sqrt(1 + 1 / len(golds)), 4)
+    figures["times_as_fast"] = round(trl.seconds / statistics.mean(point.seconds for point in met), 2)
     figures["bar"] = FASTER
     return bool(figures["gold_gained"] >= -figures["chance"] and figures["times_as_fast"] >= FASTER)
 
@@ -130,8 +142,11 @@ def main() -> int:
     parser = parser_of("bench-learning", __doc__.split("\n")[0])
     parser.add_argument("--updates", type=int, default=60, help="those of TRL")
     parser.add_argument("--every", type=int, default=10, help="updates between judged policies of ours")
+    parser.add_argument("--seeds", type=int, default=4, help="runs of ours, two at least")
     told = parser.parse_args()
-    learning = Learning(told.anchors, told.trl, told.trl_ppo, told.work, told.updates, told.every)
+    if told.seeds < 2:
+        parser.error("one run has no spread: --seeds must be 2 at least")
+    learning = Learning(told.anchors, told.trl, told.trl_ppo, told.work, told.updates, told.every, told.seeds)
     return measured("bench-learning", lambda figures: measure(figures, learning))
 
 

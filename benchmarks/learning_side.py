@@ -1,10 +1,11 @@
 """Our side of `./run bench-learning`: PPO with the shared trunk against the anchor's gold reward.
 
-    python -m benchmarks.learning_side --anchors DIR --theirs FOLDER --folder FOLDER --updates N --every N
+    python -m benchmarks.learning_side --anchors DIR --theirs FOLDER --folder FOLDER --policies FOLDER
+                                       --seed N --updates N --every N [--far NATS]
 
-Prints {"update", "seconds", "gold", "kl"} after each update and leaves FOLDER/policy-UPDATE, a folder as
-transformers loads it, after every so many. Seconds are those of the updates alone: loading, sample texts and
-checkpoints, which TRL's clock does not see either, are left out.
+Prints {"update", "seconds", "gold", "kl"} after each update and leaves policy-UPDATE in --policies, a folder
+as transformers loads it, after every so many. Seconds are those of the updates alone: loading, sample texts
+and checkpoints, which TRL's clock does not see either, are left out.
 
 One thing is put in the place of ours: the gold reward stands where a reward model's score would.
 """
@@ -71,7 +72,7 @@ def put_gold_in_place(anchors: Path, tokenizer: Path) -> None:
 
 
 def learn(job: Job, folder: Path, updates: int, far: float = math.inf) -> Iterator[dict[str, float]]:
-    """The facts of each update; checkpoints become policies that the common judge can read.
+    """The facts of each update; checkpoints become policies in `folder` that the common judge can read.
 
     Ends with the checkpoint after so many updates, or once the policy is `far`, nats, from the reference.
     """
@@ -104,6 +105,8 @@ def main() -> None:
     parser.add_argument("--anchors", type=Path, required=True)
     parser.add_argument("--theirs", type=Path, required=True, help="the folder with the anchor's tokenizer")
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--policies", type=Path, required=True, help="where those to be judged are left")
+    parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--updates", type=int, required=True, help="up to the next that is judged")
     parser.add_argument("--far", type=float, default=math.inf, help="nats at which it ends before that")
     parser.add_argument("--every", type=int, required=True, help="updates between judged policies")
@@ -123,8 +126,9 @@ def main() -> None:
     inputs |= {"reference": told.folder / "policy", "prompts": told.folder / "prompts.jsonl"}
     put_gold_in_place(told.anchors, told.theirs / "tokenizer")
     config = configs.parse("ppo", SETTINGS | {"checkpoint_every": told.every})
-    job = Job(config, 7, inputs, told.folder / "output", None, lambda: None, lambda: False)
-    for facts in learn(job, told.folder, told.updates, told.far):
+    output = told.policies / "output"
+    job = Job(config, told.seed, inputs, output, None, lambda: None, lambda: False)
+    for facts in learn(job, told.policies, told.updates, told.far):
         print(json.dumps(facts), flush=True)
 
 

@@ -52,6 +52,18 @@ def test_gold_and_time_are_read_off_at_a_kl() -> None:
     assert learning.at_kl(points, 6.5) is None, "never so far from the reference"
 
 
+@pytest.mark.parametrize(
+    ("trl", "seconds", "passed"), [(0.384, 100, True), (0.385, 100, False), (0.3, 301, False)]
+)
+def test_what_is_chance_is_the_spread_of_runs(trl: float, seconds: float, passed: bool) -> None:
+    """Deviation of .36, .37, .36, .37: .005774; 3 x that x sqrt(1 + 1/4) = .0194 below TRL's is chance."""
+    met = [learning.Point(15, seconds, gold, 0.001, 26.0) for gold in (0.36, 0.37, 0.36, 0.37)]
+    figures: dict[str, Any] = {}
+    assert learning.compared(figures, learning.Point(40, 600.0, trl, 0.001, 26.0), met) == passed
+    assert figures["chance"] == 0.0194 and figures["gold_gained"] == round(0.365 - trl, 4)
+    assert figures["times_as_fast"] == round(600 / seconds, 2)
+
+
 def test_it_is_paid_as_trl_is_and_steps_as_far() -> None:
     """TRL clips no score, and its learning rate is constant: 1e-4 at update 90 as at the first."""
     config: Any = configs.parse("ppo", learning_side.SETTINGS)
