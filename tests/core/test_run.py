@@ -19,6 +19,8 @@ from tests.core import drive, tiny
 from tests.core.drive import SETTINGS
 from training.core import __main__ as trainer
 from training.core import metrics, protocol
+from training.core.tensorboard import EventFiles
+from training.core.types import Metrics, Phase
 
 RARE = {"reward/unscored", "reward/part/disagreement", "judgement/nu"}
 """Metrics that these runs do not have."""
@@ -186,6 +188,47 @@ def test_event_files_hold_the_same_metrics(whole: dict[str, Path]) -> None:
         (name, step): value for step, row in drive.metrics(run_dir).items() for name, value in row.items()
     }
     assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_event_file_on_a_full_disk_is_an_error_and_no_wait(tmp_path: Path) -> None:
+    board = EventFiles(tmp_path, first_step=0)
+    for step in range(20):
+        board.metrics(Metrics(step, 20, {"reward/mean": 1.0}))
+    records = board.file._py_recordio_writer
+    records._writer.close()
+    records._writer = open("/dev/full", "wb")  # noqa: SIM115  # closed below, as the board closes it
+    for _attempt in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            board.metrics(Metrics(21, 20, {"reward/mean": 1.0}))
+    with pytest.raises(OSError, match="No space left"):
+        board.close()
+
+
+def test_two_starts_in_one_second_have_a_file_each(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from training.core.tensorboard import EventFiles\n"
+        "EventFiles(Path(sys.argv[1]), first_step=int(sys.argv[2])).close()"
+    )
+    started = [subprocess.Popen([sys.executable, "-c", script, tmp_path, step]) for step in ("0", "3")]
+    assert [process.wait() for process in started] == [0, 0]
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
+
+
+def test_processes_but_the_first_stop_before_the_output_is_written(
+    inputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder would be a whole model for each of them, in a temporary place that may be small."""
+    happened = []
+
+    def train(job: Any) -> Any:
+        yield Phase("training", 0, 1)
+        happened.append("trained")
+        yield Phase("saving", 1, 1)
+        happened.append("saved")
+
+    monkeypatch.setattr(trainer, "generator", lambda kind: train)
+    made = tiny.run_dir(tmp_path / "run", "sft", SETTINGS["sft"], inputs["sft"])
+    assert trainer.follow(made, trainer.StopRequest()) == 0 and happened == ["trained"]
 
 
 def test_sample_writes_one_line_a_completion_prompt_after_prompt(whole: dict[str, Path]) -> None:

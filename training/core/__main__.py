@@ -185,6 +185,8 @@ def follow(run_dir: Path, stop: StopRequest) -> int:
         for event in train(job):
             if type(event).__name__ == "Checkpoint" and stop.stopping():
                 return 0
+            if type(event).__name__ == "Phase" and event.phase == "saving":
+                return 0  # the first process alone writes the output, and meets nobody while it does
     return 0
 
 
@@ -315,6 +317,8 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # products on GPUs that repeat to the bit
     stop = StopRequest()
+    if (protocol.read_outcome(run_dir) or {}).get("status") == "done":  # several processes all see it
+        return 0
     if os.environ.get("RANK", "0") != "0":
         try:
             return follow(run_dir, stop)
@@ -324,8 +328,6 @@ def main(arguments: list[str]) -> int:
                 tell(run_dir, error)
             raise
     (run_dir / "checkpoints").mkdir(exist_ok=True)
-    if (protocol.read_outcome(run_dir) or {}).get("status") == "done":
-        return 0
     (run_dir / "outcome.json").unlink(missing_ok=True)
     events = protocol.Events(run_dir)
     try:

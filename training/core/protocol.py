@@ -38,7 +38,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 VERSION = 1
 CHUNK = 1024 * 1024
@@ -238,8 +238,13 @@ def read_spec(run_dir: Path) -> dict[str, Any]:
 
 
 def read_outcome(run_dir: Path) -> dict[str, Any] | None:
-    path = run_dir / "outcome.json"
-    return read_json(path) if path.exists() else None
+    """How the run ended; None while it has not, or when a new start takes an older outcome away."""
+    try:
+        return cast("dict[str, Any]", read_json(run_dir / "outcome.json"))
+    except ProtocolError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
 
 
 def write_outcome(run_dir: Path, status: str, **facts: str) -> None:
