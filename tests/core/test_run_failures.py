@@ -17,7 +17,7 @@ import torch
 from tests.core import drive, tiny
 from tests.core.drive import SETTINGS
 from training.core import __main__ as trainer
-from training.core import configs, protocol
+from training.core import configs, models, protocol
 
 
 def failed(run_dir: Path) -> dict[str, Any]:
@@ -82,6 +82,21 @@ def test_pickled_weights_fail_the_run(inputs: Any, tmp_path: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
     made = tiny.run_dir(tmp_path / "run", "sft", {}, {**inputs["sft"], "policy": folder})
     assert failed(made)["code"] == "unsafe_weights"
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_policy_whose_logits_are_no_numbers_is_told_of(
+    inputs: Any, tmp_path: Path, in_place: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tiny.gpt2()
+    with torch.no_grad():
+        broken.transformer.ln_f.weight.fill_(1e30)
+        broken.transformer.wte.weight.mul_(1e12)
+    policy = tiny.folder(tmp_path / "broken", model=broken)
+    if in_place:  # as one that breaks after the first rollout has shown how it decodes
+        monkeypatch.setattr(models.Policy, "decodes_in_place", True)
+    outcome = failed(tiny.run_dir(tmp_path / "run", "sample", {}, {**inputs["sample"], "policy": policy}))
+    assert outcome["code"] == "non_finite" and "logits are not finite" in outcome["message"]
 
 
 def test_prompts_that_do_not_fit_fail_with_count_and_limit(inputs: Any, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from transformers import Cache, DynamicCache
 
 from training.core import batches, decoding
 from training.core.models import Policy
-from training.core.types import Completions
+from training.core.types import Completions, Failure
 
 KEEP_SHARE = 0.75
 """Finished rows leave when no more than this share of the batch is alive: leaving copies the cache."""
@@ -43,7 +43,7 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     block, left = invert(blocks.sum(-1), uniform.double())
     rows = torch.arange(len(logits), device=logits.device)
     place, _left = invert(blocks[rows, block], left)
-    tokens = block * BLOCK + place
+    tokens = (block * BLOCK + place).clamp(max=weights.shape[-1] - 1)
     return tokens, weights[rows, tokens].log()
 
 
@@ -52,13 +52,13 @@ def invert(weights: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
 
     Weights are counted in whole units of 2^-52 of their sum: cumulative sums of integers are exact and in
     order, and repeat to the bit on a GPU, where torch has none of fractions that do. A place of no unit is
-    never found.
+    never found. Weights that are no numbers find any place within.
     """
     weights = weights.double()
     units = (weights / weights.sum(-1, keepdim=True) * UNITS).long()
     cumulative = units.cumsum(-1)
     wanted = (share * cumulative[:, -1]).long().minimum(cumulative[:, -1] - 1).unsqueeze(-1)
-    place = torch.searchsorted(cumulative, wanted, right=True)
+    place = torch.searchsorted(cumulative, wanted, right=True).clamp(max=units.shape[-1] - 1)
     own = units.gather(-1, place)
     into = wanted - (cumulative.gather(-1, place) - own)
     return place.squeeze(-1), (into.double() / own.double()).squeeze(-1)
@@ -76,6 +76,8 @@ def decode(
     safe_point: Callable[[], None],
 ) -> Completions:
     """Sample one completion for each prompt; a completion ends with the first stop token or by its length.
+
+    Raises Failure where the policy's logits are no numbers.
 
     Rows are decoded in groups of similar prompt length, `rows_at_once` at a time; equal prompts together.
     """
@@ -178,7 +180,17 @@ def _decode_group(
             alive, drawn, going = alive[kept], drawn[kept], going[kept]
         safe_point()
         text.write(drawn)
+    if not bool(torch.isfinite(logprobs).all()):
+        raise no_numbers()
     return _cut(tokens.cpu(), logprobs.cpu(), stop_ids.cpu())
+
+
+def no_numbers() -> Failure:
+    return Failure(
+        "non_finite",
+        "the policy's logits are not finite numbers",
+        "Start from another policy; if this one was trained here, lower learning_rate and train it again.",
+    )
 
 
 def _cut(tokens: Tensor, logprobs: Tensor, stop_ids: Tensor) -> Completions:
@@ -206,6 +218,8 @@ def decodes_in_place(policy: Policy) -> bool:
 @torch.no_grad()
 def _agrees(policy: Policy) -> bool:
     plain = _probe(policy, in_place=False)
+    if not bool(torch.isfinite(plain).all()):
+        return False  # with such there is nothing to compare, and decoding says so
     try:
         with decoding.quick(policy.model, mixed=policy.mixed):
             quick = _probe(policy, in_place=True)
