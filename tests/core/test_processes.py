@@ -93,6 +93,25 @@ def test_two_processes_have_the_losses_of_one(
     assert len(drive.events(two, "phase")) == len(drive.events(one, "phase")), "one process writes"
 
 
+@pytest.mark.processes
+def test_more_processes_than_rows_do_it_and_need_no_second_start(
+    gpt2: Path, reward_model: Path, tmp_path: Path
+) -> None:
+    """One prompt for three: two of them have no row. And a run that is done is done for all of them."""
+    asked = tiny.write_rows(tmp_path / "prompts.jsonl", tiny.prompts())
+    inputs = {"policy": gpt2, "reference": gpt2, "reward_model": reward_model, "prompts": asked}
+    settings = {"steps": 2, "max_new_tokens": 8, "rollout_prompts": 1, "minibatches": 1}
+    three = tiny.run_dir(tmp_path / "three", "ppo", settings, inputs)
+    command = [*LAUNCHER, "3", "-m", "training.core", str(three)]
+    for _start in range(2):
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        assert protocol.read_outcome(three) == {"status": "done"}, done.stderr[-3000:]
+        assert done.returncode == 0
+    assert list(drive.metrics(three)) == [1, 2]
+
+
 FAILING = """
 import os, sys
 from training.core import __main__ as trainer, ppo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from pathlib import Path
 
@@ -76,6 +77,9 @@ def test_an_ensemble_s_doubt_is_taken_off_and_shown(
     assert parts["reward_model"][0] == pytest.approx(mean, abs=1e-5)
     assert parts["disagreement"][0] == pytest.approx(doubt, abs=1e-5)
     assert sums[0] == pytest.approx(2.0 * (mean - 0.5 * doubt), abs=1e-5)
+    turned = dataclasses.replace(settings, reward_model_weight=-2.0)
+    sums, _parts = rewards.configured(turned, together)([PROMPT], COMPLETIONS[:1])
+    assert sums[0] == pytest.approx(-2.0 * mean - 2.0 * 0.5 * doubt, abs=1e-5), "doubt is never a gain"
     _sums, parts = rewards.configured(
         settings, rewards.RewardModelScore(models.RewardEnsemble(tmp_path / "ensemble" / "member-2"), chat)
     )([PROMPT], COMPLETIONS[:1])

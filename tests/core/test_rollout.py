@@ -13,6 +13,7 @@ from tests.core import tiny
 from tests.core.teams import (
     collect,
     config,
+    job,
     make_team,
     prompts,
     scorer_of,
@@ -54,13 +55,26 @@ def test_the_rollout_s_metrics_keep_the_identity(gpt2: Path, llama: Path, reward
     )
 
 
-def test_a_negative_kl_beyond_chance_is_warned_of() -> None:
-    """Item 24: a sampled mean below 0 is no error, one far below it is."""
-    told = [
-        list(rollout.doubts({"kl/reference": kl, "kl/standard_error": 0.1}, 7)) for kl in (0.5, -0.3, -0.5)
-    ]
-    assert [len(notes) for notes in told] == [0, 0, 1]
-    assert "Step 7" in told[2][0].message and told[2][0].level == "warning"
+def test_a_negative_kl_beyond_chance_is_warned_of(gpt2: Path, reward_model: Path) -> None:
+    """Item 24: a sampled mean below 0 is no error, one far below it is; of few completions nothing is said.
+
+    Nine completions with KL m - 1 or m + 1 have a standard error of sqrt(8 / 8 / 9) = 1/3 (m in the middle).
+    """
+    found = collect(make_team(gpt2, reward_model), config(max_new_tokens=1))
+    spread = torch.tensor([[-1.0], [1.0]] * 4 + [[0.0]])
+    assert found.completion_mask.all()
+
+    def told(mean: float, rows: int = 9) -> list[str]:
+        kl = mean + spread[:rows]
+        some = found._replace(
+            logprobs=found.ref_logprobs[:rows] + kl,
+            ref_logprobs=found.ref_logprobs[:rows],
+            completion_mask=found.completion_mask[:rows],
+        )
+        return [f"{note.level}: {note.message}" for note in rollout.doubts(some, 7)]
+
+    assert told(0.5) == told(-1.3) == [] and told(-9.0, rows=7) == []
+    assert told(-1.4) == ["warning: Step 7: the mean KL is -1.400 nats, which chance does not explain."]
 
 
 def test_a_missing_end_costs_after_the_clip_and_a_stop_token_is_an_end() -> None:
@@ -134,7 +148,34 @@ def test_what_has_no_score_leaves_the_rollout_and_is_counted(gpt2: Path, reward_
     assert rollout.describe(found, 0.1)["reward/unscored"] == 4.0
 
 
+def test_a_policy_with_more_tokens_is_read_again_and_one_with_fewer_is_not() -> None:
+    """Ids that the reward model has no vector for must never reach it."""
+    more = tiny.tokenizer()
+    more.add_tokens(["<|tool|>"])
+    few, many = models.Chat(tiny.tokenizer()), models.Chat(more)
+    assert many.reads_ids_of(few) and not few.reads_ids_of(many)
+
+
 # --- the critic (items 32, 33, 35) ------------------------------------------------------------------
+
+
+def test_a_critic_of_its_own_reads_as_far_as_the_policy_writes(tmp_path: Path, gpt2: Path) -> None:
+    """The policy has a context of 96 tokens."""
+    small = models.RewardModel(
+        tiny.folder(tmp_path / "small", model=tiny.gpt2(n_positions=32)), fresh_head_seed=1
+    )
+    (tmp_path / "reward_model").mkdir()
+    small.save(tmp_path / "reward_model")
+    policy = models.Policy(gpt2)
+    scorer = rewards.RewardModelScore(models.RewardModel(tmp_path / "reward_model"), policy.chat)
+    asked = job(config())._replace(inputs={"policy": gpt2, "reward_model": tmp_path / "reward_model"})
+    critic, notes = rollout.load_critic(asked, policy, scorer, "separate")
+    assert [note.message for note in notes] == [
+        "The reward model has a shorter context: the critic starts from the policy instead."
+    ]
+    assert critic is not None
+    batch = batches.rows([[5] * 60], [[7] * 30], 0)
+    assert critic(batch, None).tolist() == [0.0] * 30
 
 
 @pytest.mark.parametrize("critic", ["shared", "separate"])

@@ -88,12 +88,11 @@ class Chat:
                 return ids, True
         return ids[len(ids) - room :], True
 
-    def same_ids(self, other: Chat) -> bool:
-        """Whether ids of the one mean the same text to the other."""
-        mine, theirs = self.tokenizer.get_vocab(), other.tokenizer.get_vocab()
-        small, large = sorted((mine, theirs), key=len)
+    def reads_ids_of(self, writer: Chat) -> bool:
+        """Whether every id that the writer knows means the same text here; there may be more of them here."""
+        known = self.tokenizer.get_vocab()
         return (
-            all(large.get(token) == id for token, id in small.items())
-            and self.eos_id == other.eos_id
-            and self.tokenizer.chat_template == other.tokenizer.chat_template
+            all(known.get(token) == id for token, id in writer.tokenizer.get_vocab().items())
+            and self.eos_id == writer.eos_id
+            and self.tokenizer.chat_template == writer.tokenizer.chat_template
         )

@@ -81,7 +81,7 @@ def train(job: Job) -> Iterator[Event]:
             deviation=deviation,
         )
         values = rollout.describe(found, beta)
-        yield from rollout.doubts(values, step)
+        yield from rollout.doubts(found, step)
         kl = values["kl/reference"]
         if kl > config.kl_limit:
             state.restore_weights(policy.model, good, "good.")
@@ -91,9 +91,9 @@ def train(job: Job) -> Iterator[Event]:
         deviation = deviation.after(found.scores)
 
         started = time.monotonic()
-        share = 1.0 - (step - 1) / config.steps
+        rate = config.learning_rate * (1.0 - (step - 1) / config.steps)
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * share
+            group["lr"] = rate
         paid = found.rewards
         if config.whiten_rewards:
             paid = tensors.whiten(paid, found.completion_mask, shift_mean=False)
@@ -126,10 +126,7 @@ def train(job: Job) -> Iterator[Event]:
         values |= {"value/explained_variance": float(explained), "policy/updates": float(len(done))}
         if done:
             values["policy/first_ratio_error"] = done[0]["policy/first_ratio_error"]
-        values |= {
-            "policy/learning_rate": config.learning_rate * share,
-            "time/update": time.monotonic() - started,
-        }
+        values |= {"policy/learning_rate": rate, "time/update": time.monotonic() - started}
         if config.kl_target:
             beta = tensors.adapt_kl_coefficient(
                 beta, kl, target=config.kl_target, horizon=config.kl_horizon, episodes=len(found.prompts)

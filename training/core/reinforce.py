@@ -68,7 +68,7 @@ def train(job: Job) -> Iterator[Event]:
             deviation=deviation,
         )
         values = rollout.describe(found, beta)
-        yield from rollout.doubts(values, step)
+        yield from rollout.doubts(found, step)
         kl = values["kl/reference"]
         if kl > config.kl_limit:
             state.restore_weights(policy.model, good, "good.")
@@ -78,9 +78,9 @@ def train(job: Job) -> Iterator[Event]:
         deviation = deviation.after(found.scores)
 
         started = time.monotonic()
-        share = 1.0 - (step - 1) / config.steps
+        rate = config.learning_rate * (1.0 - (step - 1) / config.steps)
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * share
+            group["lr"] = rate
         returns, advantages = compare(found, config, mean)
         now = float(returns[:, 0].mean())
         mean = now if mean is None else config.baseline_decay * mean + (1.0 - config.baseline_decay) * now
@@ -95,10 +95,7 @@ def train(job: Job) -> Iterator[Event]:
         if team.critic is not None:
             explained = tensors.explained_variance(found.values, returns, found.completion_mask)
             values["value/explained_variance"] = float(explained)
-        values |= {
-            "policy/learning_rate": config.learning_rate * share,
-            "time/update": time.monotonic() - started,
-        }
+        values |= {"policy/learning_rate": rate, "time/update": time.monotonic() - started}
         if config.kl_target:
             beta = tensors.adapt_kl_coefficient(
                 beta, kl, target=config.kl_target, horizon=config.kl_horizon, episodes=len(found.prompts)

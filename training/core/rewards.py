@@ -46,7 +46,7 @@ class RewardModelScore:
         self.model = model
         self.policy_chat = policy_chat
         self.microbatch_tokens = microbatch_tokens
-        self.same_ids = model.chat.same_ids(policy_chat)
+        self.same_ids = model.chat.reads_ids_of(policy_chat)
         self.shortened = 0
         self.last: tuple[Sequence[Completion], list[Opinion | None]] | None = None
 
@@ -140,7 +140,7 @@ def configured(config: PolicyConfig, reward_model: RewardModelScore) -> Weighted
         "pattern": (config.pattern_weight, Contains(config.pattern)),
     }
     if config.reward_model_weight and isinstance(model := reward_model.model, RewardEnsemble):
-        caution = config.caution * config.reward_model_weight * (len(model.members) > 1)
+        caution = config.caution * abs(config.reward_model_weight) * (len(model.members) > 1)
         parts["disagreement"] = (-caution, reward_model.disagreement)
     return WeightedSum({name: part for name, part in parts.items() if part[0]})
 

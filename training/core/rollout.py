@@ -27,8 +27,9 @@ from training.core.types import (
 )
 
 SAMPLES = 4
-CHANCE = 4.0
-"""Standard errors below 0 from which a negative mean KL is no accident of sampling any more."""
+CHANCE, FEW = 4.0, 8
+"""Standard errors below 0 from which a negative mean KL is no accident of sampling any more; and completions
+too few to know a standard error."""
 
 
 ALONE = Processes()
@@ -70,7 +71,7 @@ def load_reference(job: Job, policy: models.Policy) -> models.Policy | lora.With
         if same:
             return lora.WithoutAdapter(policy)
     reference = models.Policy(job.inputs["reference"], dtype=config.precision, learns=False)
-    if not policy.chat.same_ids(reference.chat) or reference.context < policy.context:
+    if not reference.chat.reads_ids_of(policy.chat) or reference.context < policy.context:
         told = "policy and reference have different tokenizers, templates or contexts"
         raise Failure("bad_input", told, "Choose a reference that the policy descends from.")
     reference.model.requires_grad_(False)
@@ -80,17 +81,21 @@ def load_reference(job: Job, policy: models.Policy) -> models.Policy | lora.With
 def load_critic(
     job: Job, policy: models.Policy, reward_model: rewards.RewardModelScore, kind: str | None
 ) -> tuple[nn.Module | None, list[Note]]:
-    """A value head on the policy's trunk, or a model that starts as the reward model, or none."""
+    """A value head on the policy's trunk, or a model of its own, or none.
+
+    It reads what the policy wrote: it starts as the reward model where that one can, else as the policy.
+    """
     if kind is None:
         return None, []
     if kind == "shared":
         return models.SharedCritic(policy), []
     dtype = cast(PolicyConfig, job.config).precision
-    if reward_model.same_ids:
+    if reward_model.same_ids and reward_model.model.context >= policy.context:
         return models.SeparateCritic(models.RewardModel(job.inputs["reward_model"], dtype=dtype)), []
     start = models.RewardModel(job.inputs["policy"], fresh_head_seed=job.seed, dtype=dtype)
     nn.init.zeros_(start.head.weight)
-    told = "The reward model reads other tokens: the critic starts from the policy instead."
+    why = "has a shorter context" if reward_model.same_ids else "reads other tokens"
+    told = f"The reward model {why}: the critic starts from the policy instead."
     return models.SeparateCritic(start), [Note("log", told)]
 
 
@@ -144,7 +149,7 @@ def collect(
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,
         generator=generator,
-        rows_at_once=rows_at_once(asked, config),
+        rows_at_once=rows_at_once(whole, config),  # a process may have none
         safe_point=safe_point,
     )
     decoded = time.monotonic()
@@ -272,7 +277,7 @@ def describe(found: Rollout, beta: float) -> dict[str, float]:
         "reward/score": float(found.scores.mean()),
         "reward/objective": float(found.rewards.sum() / len(found.paid)),
         "kl/reference": float(kl.mean()),
-        "kl/standard_error": float(kl.std(correction=0)) / len(kl) ** 0.5,
+        "kl/standard_error": standard_error(kl),
         "kl/per_token": float(kl.sum() / tokens),
         "kl/coefficient": beta,
         "policy/decoding_error": float((found.logprobs.sum(1) - found.decoded_logprobs).abs().sum() / tokens),
@@ -290,12 +295,16 @@ def describe(found: Rollout, beta: float) -> dict[str, float]:
     return values
 
 
-def doubts(values: dict[str, float], step: int) -> Iterator[Note]:
+def standard_error(values: Tensor) -> float:
+    """Of their mean; 0 of a single one."""
+    return float(values.std()) / len(values) ** 0.5 if len(values) > 1 else 0.0
+
+
+def doubts(found: Rollout, step: int) -> Iterator[Note]:
     """A KL divergence is never negative: a mean far below 0 says that two log-probabilities do not match."""
-    if values["kl/reference"] < -CHANCE * values["kl/standard_error"] - 1e-3:
-        told = (
-            f"Step {step}: the mean KL is {values['kl/reference']:.3f} nats, which chance does not explain."
-        )
+    kl = kl_per_completion(found)
+    if len(kl) >= FEW and (mean := float(kl.mean())) < -CHANCE * standard_error(kl) - 1e-3:
+        told = f"Step {step}: the mean KL is {mean:.3f} nats, which chance does not explain."
         yield Note("warning", told)
 
 

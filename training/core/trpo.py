@@ -69,7 +69,7 @@ def train(job: Job) -> Iterator[Event]:
             deviation=deviation,
         )
         values = rollout.describe(found, beta)
-        yield from rollout.doubts(values, step)
+        yield from rollout.doubts(found, step)
         kl = values["kl/reference"]
         if kl > config.kl_limit:
             state.restore_weights(policy.model, good, "good.")
