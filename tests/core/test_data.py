@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -104,11 +105,19 @@ def test_only_ties_or_equal_texts_fail_with_the_numbers(chat: Chat, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("line", "told"),
-    [('{"prompt": [], "chosen": "a"', "is not JSONL"), ('{"prompt": "a"}', "line 1: prompt is not a list")],
+    [
+        ('{"prompt": [], "chosen": "a"', "p.jsonl, line 2 is not JSON: "),
+        ('{"prompt": "a"}', "line 2: prompt is not a list"),
+        (json.dumps({**tiny.preferences(1)[0], "prompt": []}), "line 2: prompt is not a list of messages"),
+        (
+            json.dumps({**tiny.preferences(1)[0], "prompt": [{"role": "user"}]}),
+            "line 2: prompt is not a list of",
+        ),
+    ],
 )
 def test_a_broken_line_is_named(chat: Chat, tmp_path: Path, line: str, told: str) -> None:
     path = tmp_path / "p.jsonl"
-    path.write_text(line + "\n")
+    path.write_text(json.dumps(tiny.preferences(1)[0]) + "\n" + line + "\n")
     with pytest.raises(protocol.ProtocolError, match=told):
         data.pairs(path, chat, 64)
 
@@ -133,6 +142,9 @@ def test_prompts_without_room_for_an_answer_are_left_out_by_name_and_number(
     with pytest.raises(Failure, match="4 of 4 prompts are too long") as failed:
         data.prompts(path, chat, limit=96, new_tokens=95)
     assert failed.value.code == "context_too_small"
+    with pytest.raises(Failure, match="p.jsonl holds no prompt") as failed:
+        data.prompts(tiny.write_rows(path, []), chat, limit=96, new_tokens=20)
+    assert failed.value.code == "no_data"
 
 
 def test_a_split_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import shutil
@@ -76,21 +77,36 @@ def test_nothing_frightens_when_only_the_score_head_is_new(
     assert said == []
 
 
-def test_a_head_that_should_be_there_is_reported(gpt2: Path, said: list[str]) -> None:
-    models.RewardModel(gpt2)
-    assert len(said) == 1 and "LOAD REPORT" in said[0] and "score.weight" in said[0]
-
-
-def test_whatever_else_is_missing_or_too_many_is_reported(
-    gpt2: Path, tmp_path: Path, said: list[str]
-) -> None:
+def test_weights_that_are_missing_fail_and_are_not_made_up(gpt2: Path, tmp_path: Path) -> None:
+    """A random head would give a reward that no judgement is behind, and another one at each start."""
+    with pytest.raises(
+        Failure, match=r"gpt2 lacks weights of a GPT2ForSequenceClassification: score\.weight"
+    ):
+        models.RewardModel(gpt2)
     lacking = changed(gpt2, tmp_path / "lacking", without="transformer.h.1.mlp.c_fc.weight")
-    models.RewardModel(lacking, fresh_head_seed=3)
-    assert len(said) == 1 and "h.1.mlp.c_fc.weight" in said[0]
-    models.Policy(lacking)
-    assert len(said) == 2 and "h.1.mlp.c_fc.weight" in said[1]
+    for load in (models.Policy, functools.partial(models.RewardModel, fresh_head_seed=3)):
+        with pytest.raises(Failure, match=r"h\.1\.mlp\.c_fc\.weight$") as failed:
+            load(lacking)
+        assert failed.value.code == "bad_input"
+
+
+def test_weights_that_are_too_many_are_reported(gpt2: Path, tmp_path: Path, said: list[str]) -> None:
     models.RewardModel(changed(gpt2, tmp_path / "full", more="transformer.other"), fresh_head_seed=3)
-    assert len(said) == 3 and "transformer.other" in said[2]
+    assert len(said) == 1 and "transformer.other" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("model.safetensors", "the weights of cut cannot be read"),
+        ("config.json", "cut/config.json is not JSON"),
+    ],
+)
+def test_a_file_that_ends_early_is_named(gpt2: Path, tmp_path: Path, name: str, words: str) -> None:
+    cut = shutil.copytree(gpt2, tmp_path / "cut")
+    (cut / name).write_bytes((cut / name).read_bytes()[:-50])
+    with pytest.raises(Failure, match=words):
+        models.Policy(cut)
 
 
 def test_a_reward_model_s_log_says_where_its_head_came_from(gpt2: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import struct
@@ -229,6 +230,24 @@ def test_processes_but_the_first_stop_before_the_output_is_written(
     monkeypatch.setattr(trainer, "generator", lambda kind: train)
     made = tiny.run_dir(tmp_path / "run", "sft", SETTINGS["sft"], inputs["sft"])
     assert trainer.follow(made, trainer.StopRequest()) == 0 and happened == ["trained"]
+
+
+def test_a_checkpoint_of_another_specification_is_not_gone_on_from(
+    inputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tiny.run_dir(tmp_path / "run", "sft", SETTINGS["sft"], inputs["sft"])
+    with monkeypatch.context() as patched:
+        drive.kill_at(patched, 3)
+        with pytest.raises(drive.Killed):
+            trainer.main([str(made)])
+    assert protocol.checkpoints(made)
+    whole_spec = (made / "spec.json").read_text()
+    spec = json.loads(whole_spec)
+    (made / "spec.json").write_text(json.dumps({**spec, "seed": spec["seed"] + 1}))
+    outcome = drive.run(made)
+    assert outcome["code"] == "bad_input" and "written under another spec.json" in outcome["message"]
+    (made / "spec.json").write_text(json.dumps(spec, indent=7))  # the same, written otherwise
+    assert drive.run(made) == {"status": "done"}
 
 
 def test_sample_writes_one_line_a_completion_prompt_after_prompt(whole: dict[str, Path]) -> None:

@@ -50,6 +50,12 @@ def test_an_unknown_kind_and_another_version_are_refused(inputs: Any, tmp_path: 
         ("seed", "7", "no seed of type int"),
         ("config", None, "no config of type dict"),
         ("inputs", {"policy": "models/policy"}, "input policy in spec.json has no path and sha256"),
+        (
+            "inputs",
+            {"policy": {"path": 5, "sha256": "a"}},
+            "input policy in spec.json has no path and sha256",
+        ),
+        ("inputs", {"prefs": {"path": "p", "sha256": "a"}}, "prefs is no input of sft: policy, snapshot"),
     ],
 )
 def test_a_specification_of_wrong_types_names_the_part(

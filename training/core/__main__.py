@@ -106,7 +106,10 @@ class StopRequest:
 
 
 def read_inputs(run_dir: Path, spec: dict[str, Any], wanted: Iterable[str]) -> dict[str, Path]:
-    """Paths of the inputs, hashes checked; raises ProtocolError naming the first that differs."""
+    """Paths of the inputs, hashes checked; raises ProtocolError naming the first that is amiss."""
+    names = [name.rstrip("?") for name in wanted]
+    if unknown := spec["inputs"].keys() - set(names):
+        raise protocol.ProtocolError(f"{min(unknown)} is no input of {spec['kind']}: {', '.join(names)}")
     found: dict[str, Path] = {}
     hashes: dict[Path, str] = {}  # policy and reference are often the same folder
     for name in wanted:
@@ -122,9 +125,8 @@ def read_inputs(run_dir: Path, spec: dict[str, Any], wanted: Iterable[str]) -> d
         if real not in hashes:
             hashes[real] = protocol.folder_hash(real) if real.is_dir() else protocol.sha256_file(real)
         if hashes[real] != described["sha256"]:
-            raise protocol.ProtocolError(
-                f"input {described['path']} is not the file that the run was launched with"
-            )
+            told = f"is not the file that the run was launched with: its sha256 is {hashes[real]}"
+            raise protocol.ProtocolError(f"input {described['path']} {told}")
         found[name.rstrip("?")] = path
     return found
 
@@ -280,7 +282,7 @@ def failure(error: Exception, kind: str = "") -> dict[str, str] | None:
     if isinstance(error, configs.ConfigError):
         return {"code": "bad_config", "message": text, "hint": "Change the named settings and launch again."}
     if isinstance(error, protocol.ProtocolError):
-        hint = "The run directory was changed or is incomplete: launch the run again from whole inputs."
+        hint = "Mend what is named in the run directory, or launch the run again from whole inputs."
         return {"code": "bad_input", "message": text, "hint": hint}
     full = isinstance(error, OSError) and error.errno in FULL
     if full or any(os.strerror(number) in text for number in FULL):  # safetensors raises errors of its own
@@ -309,7 +311,7 @@ def tell(run_dir: Path, error: Exception) -> str:
 
 def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or not (run_dir := Path(arguments[0])).is_dir():
-        print("usage: python -m training.core RUN_DIR", file=sys.stderr)
+        print("usage: python -m training.core RUN_DIR, a folder with a spec.json", file=sys.stderr)
         return 2
     die_with_supervisor()
     # Threads that spin while they wait take the processor from those they wait for as soon as the machine

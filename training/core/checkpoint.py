@@ -21,14 +21,19 @@ def write(run_dir: Path, saved: Saved) -> None:
     aside.mkdir(parents=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in saved.tensors.items()}
     save_file(tensors, aside / "state.safetensors")
-    protocol.write_json(aside / "facts.json", {"step": saved.step, "facts": saved.facts})
+    facts = {"step": saved.step, "facts": saved.facts, "spec": protocol.spec_hash(run_dir)}
+    protocol.write_json(aside / "facts.json", facts)
     protocol.seal(aside, final)
     for old in protocol.checkpoints(run_dir)[KEPT:]:
         shutil.rmtree(old)
 
 
 def read_newest(run_dir: Path) -> tuple[Saved | None, list[Note]]:
-    """The newest whole checkpoint, and a warning for each damaged one, which is set aside."""
+    """The newest whole checkpoint, and a warning for each damaged one, which is set aside.
+
+    Raises ProtocolError where it belongs to another specification: to go on from it would be neither run.
+    """
+    spec = protocol.spec_hash(run_dir)
     notes: list[Note] = []
     for folder in protocol.checkpoints(run_dir):
         try:
@@ -41,5 +46,8 @@ def read_newest(run_dir: Path) -> tuple[Saved | None, list[Note]]:
             shutil.rmtree(set_aside, ignore_errors=True)
             folder.rename(set_aside)
             continue
+        if facts.get("spec", spec) != spec:  # older checkpoints say nothing of it
+            told = "was written under another spec.json: put that back, or remove checkpoints/"
+            raise protocol.ProtocolError(f"checkpoint {folder.name} {told}")
         return Saved(facts["step"], tensors, facts["facts"]), notes
     return None, notes

@@ -21,6 +21,7 @@ PAIR_GROUPS = 8
 
 def read_rows(path: Path, fields: dict[str, type]) -> Iterator[dict[str, Any]]:
     """Rows of a JSONL file; raises ProtocolError naming the line that is not as described in protocol.py."""
+    number = 0
     try:
         for number, row in enumerate(protocol.read_jsonl(path), start=1):
             for name, wanted in fields.items():
@@ -28,13 +29,20 @@ def read_rows(path: Path, fields: dict[str, type]) -> Iterator[dict[str, Any]]:
                     raise protocol.ProtocolError(
                         f"{path.name}, line {number}: {name} is not a {wanted.__name__}"
                     )
+            if not row["prompt"] or not all(map(is_message, row["prompt"])):
+                told = "prompt is not a list of messages, each with a role and a content"
+                raise protocol.ProtocolError(f"{path.name}, line {number}: {told}")
             if "split" in fields and row["split"] not in ("train", "held_out"):
                 raise protocol.ProtocolError(
                     f"{path.name}, line {number}: split is {row['split']!r}, wanted train or held_out"
                 )
             yield row
     except ValueError as error:
-        raise protocol.ProtocolError(f"{path.name} is not JSONL: {error}") from error
+        raise protocol.ProtocolError(f"{path.name}, line {number + 1} is not JSON: {error}") from error
+
+
+def is_message(turn: object) -> bool:
+    return isinstance(turn, dict) and all(isinstance(turn.get(name), str) for name in ("role", "content"))
 
 
 class Counts:
@@ -74,8 +82,9 @@ def demonstrations(
         counts.shortened += lost
         kept[row["split"]].append(Demonstration(row["prompt"], prompt, completion))
     if not kept["train"]:
+        told = f"no demonstration to learn from: of {counts.read}, {counts.too_long} are too long"
         hint = "Collect demonstrations, or raise max_length if they are all too long."
-        raise Failure("no_data", f"no demonstration to learn from ({counts.too_long} are too long)", hint)
+        raise Failure("no_data", told, hint)
     return kept["train"], kept["held_out"], counts
 
 
@@ -132,8 +141,11 @@ def prompts(path: Path, chat: Chat, *, limit: int, new_tokens: int) -> tuple[lis
         f"{too_long} of {read} prompts are too long: the model's context of {limit} tokens leaves {room} "
         f"beside {new_tokens} new ones, the longest prompt has {longest}"
     )
+    if not read:
+        raise Failure("no_data", f"{path.name} holds no prompt", "Choose a set of prompts that has some.")
     if not kept:
-        raise Failure("context_too_small", told if read else "there are no prompts", "Lower max_new_tokens.")
+        hint = "Choose shorter prompts or a model with a longer context, or lower max_new_tokens."
+        raise Failure("context_too_small", told, hint)
     return kept, [Note("warning", told + "; they are left out.")] if too_long else []
 
 

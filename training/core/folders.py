@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoTokenizer
 from transformers.activations import GELUTanh, NewGELUActivation
@@ -21,6 +23,9 @@ from training.core.types import Failure
 transformers_logging.disable_progress_bar()
 LOADING = logging.getLogger("transformers.modeling_utils")
 """Where transformers reports weights that a folder lacks, or holds in vain."""
+HEAD = "score.weight"
+"""Of every sequence classifier that transformers makes of a language model."""
+WHOLE = "Give the whole folder, as save_pretrained of the model's class writes it."
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -29,7 +34,10 @@ def refuse_unsafe(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise Failure("bad_input", f"{folder.name} holds no config.json", "Give a transformers model folder.")
     for path in sorted(folder.glob("*.json")):
-        described = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            described = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise Failure("bad_input", f"{folder.name}/{path.name} is not JSON: {error}", WHOLE) from error
         if isinstance(described, dict) and "auto_map" in described:
             raise Failure(
                 "custom_code",
@@ -55,6 +63,8 @@ def load(kind: Any, folder: Path, *, halved: bool = False, new_head: bool = Fals
     """The model of `folder` in float32, dropout off; `halved`: its matrices in bfloat16, see `halve`.
 
     `new_head`: a language model is read as a classifier, and that it has no score head is as it should be.
+
+    Raises Failure where weights are missing: transformers would fill them with random numbers of no seed.
     """
     refuse_unsafe(folder)
     held = HeldReport()
@@ -69,8 +79,13 @@ def load(kind: Any, folder: Path, *, halved: bool = False, new_head: bool = Fals
             output_loading_info=True,
             **extra,
         )
+        if lacking := lacked(found) - ({HEAD} if new_head else set()):
+            told = f"{folder.name} lacks weights of a {type(model).__name__}: {some(lacking)}"
+            raise Failure("bad_input", told, WHOLE)
         if new_head and only_the_head_differs(found):
             held.records.clear()
+    except (SafetensorError, OSError) as error:
+        raise Failure("bad_input", f"the weights of {folder.name} cannot be read: {error}", WHOLE) from error
     finally:
         LOADING.removeFilter(held)
         for record in held.records:
@@ -79,6 +94,12 @@ def load(kind: Any, folder: Path, *, halved: bool = False, new_head: bool = Fals
     if halved:
         halve(model)
     return model.to(device()).eval()
+
+
+def some(names: Collection[str], most: int = 3) -> str:
+    """The first few of them, and how many more there are."""
+    first = ", ".join(sorted(names)[:most])
+    return first if len(names) <= most else f"{first} and {len(names) - most} more"
 
 
 class HeldReport(logging.Filter):
@@ -95,13 +116,14 @@ class HeldReport(logging.Filter):
         return False
 
 
+def lacked(found: dict[str, Any]) -> set[str]:
+    """Weights that a model did not get from its folder, or not in its shape."""
+    return set(found["missing_keys"]) | {name for name, *_shapes in found["mismatched_keys"]}
+
+
 def only_the_head_differs(found: dict[str, Any]) -> bool:
     """Whether a classifier lacks its score head alone, and left nothing but the language model's head."""
-    return (
-        found["missing_keys"] == {"score.weight"}
-        and found["unexpected_keys"] <= {"lm_head.weight"}
-        and not found["mismatched_keys"]
-    )
+    return lacked(found) == {HEAD} and found["unexpected_keys"] <= {"lm_head.weight"}
 
 
 def fuse_gelu(model: nn.Module) -> None:

@@ -2,7 +2,8 @@
 
     RUN_DIR/
       spec.json        {"version": 1, "kind", "config", "seed", "threads"?: int,
-                        "inputs": {name: {"path", "sha256"}}}
+                        "inputs": {name: {"path", "sha256"}}}; names by kind: configs.py; the hash of a
+                       folder: `folder_hash`
                        threads: with how many the trainer computes on a CPU; they split sums, which decides
                        last bits. Without it, as in older specs: as many as the environment says
       inputs/          links or copies: policy/, reference/, reward_model/ (folders), *.jsonl
@@ -12,7 +13,7 @@
       output/          the finished model (or completions.jsonl) with its manifest.json
       outcome.json     {"status": "done" | "cancelled"} or {"status": "failed", "code", "message", "hint"}
 
-Input files (JSONL, one object a line, UTF-8):
+Input files (JSONL, one object a line, UTF-8); those of a snapshot are preferences or demonstrations:
     preferences     {"prompt": [messages], "chosen": str, "rejected": str, "margin": float, "tie": bool,
                      "weight": float, "split": "train" | "held_out", "prompt_id": int, "preference_id": int,
                      "annotator"?: int (within this file only), "agreement"?: float (share of the comparison's
@@ -229,12 +230,18 @@ def read_spec(run_dir: Path) -> dict[str, Any]:
         if type(spec.get(name)) is not type_:
             raise ProtocolError(f"spec.json has no {name} of type {type_.__name__}")
     for name, described in spec["inputs"].items():
-        if not isinstance(described, dict) or not {"path", "sha256"} <= described.keys():
+        stated = [described.get(part) for part in ("path", "sha256")] if isinstance(described, dict) else []
+        if not stated or not all(isinstance(part, str) for part in stated):
             raise ProtocolError(f"input {name} in spec.json has no path and sha256")
     threads = spec.get("threads", 1)
     if type(threads) is not int or threads < 1:
         raise ProtocolError(f"threads in spec.json must be a whole number from 1, not {threads!r}")
     return spec
+
+
+def spec_hash(run_dir: Path) -> str:
+    """Of all that spec.json decides, however it is written."""
+    return hashlib.sha256(json.dumps(read_spec(run_dir), sort_keys=True).encode()).hexdigest()
 
 
 def read_outcome(run_dir: Path) -> dict[str, Any] | None:
