@@ -107,6 +107,7 @@ def test_only_ties_or_equal_texts_fail_with_the_numbers(chat: Chat, tmp_path: Pa
     ("line", "told"),
     [
         ('{"prompt": [], "chosen": "a"', "p.jsonl, line 2 is not JSON: "),
+        ('{"prompt": "\xff"}', "p.jsonl, line 2 is not JSON: "),
         ('{"prompt": "a"}', "line 2: prompt is not a list"),
         (json.dumps({**tiny.preferences(1)[0], "prompt": []}), "line 2: prompt is not a list of messages"),
         (
@@ -117,7 +118,7 @@ def test_only_ties_or_equal_texts_fail_with_the_numbers(chat: Chat, tmp_path: Pa
 )
 def test_a_broken_line_is_named(chat: Chat, tmp_path: Path, line: str, told: str) -> None:
     path = tmp_path / "p.jsonl"
-    path.write_text(json.dumps(tiny.preferences(1)[0]) + "\n" + line + "\n")
+    path.write_text(json.dumps(tiny.preferences(1)[0]) + "\n" + line + "\n", encoding="latin-1")
     with pytest.raises(protocol.ProtocolError, match=told):
         data.pairs(path, chat, 64)
 

@@ -90,6 +90,14 @@ def test_weights_that_are_missing_fail_and_are_not_made_up(gpt2: Path, tmp_path:
         assert failed.value.code == "bad_input"
 
 
+def test_weights_of_another_shape_fail(gpt2: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(gpt2, tmp_path / "other")
+    described = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**described, "n_positions": 64}))
+    with pytest.raises(Failure, match=r"other lacks weights of a GPT2LMHeadModel: transformer\.wpe\.weight$"):
+        models.Policy(other)
+
+
 def test_weights_that_are_too_many_are_reported(gpt2: Path, tmp_path: Path, said: list[str]) -> None:
     models.RewardModel(changed(gpt2, tmp_path / "full", more="transformer.other"), fresh_head_seed=3)
     assert len(said) == 1 and "transformer.other" in said[0]

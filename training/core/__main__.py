@@ -8,9 +8,11 @@ Exit code 0: done or cancelled; 1: failed, and outcome.json says why; 2: no run 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import errno
+import functools
 import gc
 import importlib
 import os
@@ -149,7 +151,7 @@ def run(run_dir: Path, events: protocol.Events, stop: StopRequest) -> None:
     stop.processes = processes = join_processes()
     stop.meeting_point()
     protocol.remove_half_written(run_dir)
-    saved, notes = checkpoint.read_newest(run_dir)
+    saved, notes = checkpoint.read_newest(run_dir, spec)
     for note in notes:
         events.write(note.level, message=note.message)
     if saved is not None:
@@ -159,10 +161,14 @@ def run(run_dir: Path, events: protocol.Events, stop: StopRequest) -> None:
     processes.gather([True])  # now the others may read the checkpoint, too
     job = Job(config, spec["seed"], inputs, aside, saved, stop.safe_point, stop.stopping, processes)
     board = EventFiles(run_dir, first_step=saved.step + 1 if saved else 0)
+    keep = functools.partial(checkpoint.write, run_dir, spec=spec)
     try:
-        write_events(run_dir, events, board, train(job), stop)
-    finally:
-        board.close()
+        write_events(events, board, train(job), stop, keep)
+    except BaseException:
+        with contextlib.suppress(OSError):  # what ended the run is what is told of it
+            board.close()
+        raise
+    board.close()
     protocol.seal(aside, run_dir / "output")
 
 
@@ -181,7 +187,7 @@ def follow(run_dir: Path, stop: StopRequest) -> int:
     if stop.stopping():
         return 0
     processes.gather([True])
-    saved, _notes = checkpoint.read_newest(run_dir)
+    saved, _notes = checkpoint.read_newest(run_dir, spec)
     with tempfile.TemporaryDirectory() as aside:
         job = Job(config, spec["seed"], inputs, Path(aside), saved, stop.safe_point, stop.stopping, processes)
         for event in train(job):
@@ -223,15 +229,18 @@ def repeat_to_the_bit(threads: int | None = None) -> None:
 
 
 def write_events(
-    run_dir: Path, events: protocol.Events, board: EventFiles, happening: Iterator[Any], stop: StopRequest
+    events: protocol.Events,
+    board: EventFiles,
+    happening: Iterator[Any],
+    stop: StopRequest,
+    keep: Callable[[Any], None],
 ) -> None:
-    from training.core import checkpoint
-
+    """`keep` writes a checkpoint."""
     times: list[tuple[int, float]] = []
     for event in happening:
         match type(event).__name__:
             case "Checkpoint":
-                checkpoint.write(run_dir, event.saved)
+                keep(event.saved)
                 stop.meeting_point()
             case "Metrics":
                 times = [*times, (event.step, time.monotonic())][-SECONDS_WINDOW:]

@@ -77,6 +77,7 @@ def load(kind: Any, folder: Path, *, halved: bool = False, new_head: bool = Fals
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told of below, by name
             **extra,
         )
         if lacking := lacked(found) - ({HEAD} if new_head else set()):
@@ -84,7 +85,7 @@ def load(kind: Any, folder: Path, *, halved: bool = False, new_head: bool = Fals
             raise Failure("bad_input", told, WHOLE)
         if new_head and only_the_head_differs(found):
             held.records.clear()
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise Failure("bad_input", f"the weights of {folder.name} cannot be read: {error}", WHOLE) from error
     finally:
         LOADING.removeFilter(held)

@@ -104,7 +104,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:  # of text, a part of many lines would be decoded at once
         for line in file:
             yield json.loads(line)
 
@@ -239,9 +239,9 @@ def read_spec(run_dir: Path) -> dict[str, Any]:
     return spec
 
 
-def spec_hash(run_dir: Path) -> str:
-    """Of all that spec.json decides, however it is written."""
-    return hashlib.sha256(json.dumps(read_spec(run_dir), sort_keys=True).encode()).hexdigest()
+def spec_hash(spec: dict[str, Any]) -> str:
+    """Of all that spec.json says, however it is written."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
 
 
 def read_outcome(run_dir: Path) -> dict[str, Any] | None:

@@ -28,8 +28,8 @@ from training.core.types import (
 
 SAMPLES = 4
 CHANCE, FEW = 4.0, 8
-"""Standard errors below 0 from which a negative mean KL is no accident of sampling any more; and completions
-too few to know a standard error."""
+"""Standard errors below 0 from which a negative mean KL is no accident of sampling any more; and the fewest
+completions whose standard error says so."""
 
 
 ALONE = Processes()
@@ -54,10 +54,11 @@ def load(job: Job, *, critic: str | None) -> tuple[Team, list[Prompt], list[Note
         policy.chat,
         microbatch_tokens=config.microbatch_tokens,
     )
-    valuer, notes = load_critic(job, policy, reward_model, critic)
-    prompts, more = data.prompts(
+    prompts, notes = data.prompts(
         job.inputs["prompts"], policy.chat, limit=policy.context, new_tokens=config.max_new_tokens
     )
+    longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
+    valuer, more = load_critic(job, policy, reward_model, critic, longest)
     team = Team(policy, reference, valuer, rewards.configured(config, reward_model))
     return team, prompts, [*notes, *more]
 
@@ -79,18 +80,19 @@ def load_reference(job: Job, policy: models.Policy) -> models.Policy | lora.With
 
 
 def load_critic(
-    job: Job, policy: models.Policy, reward_model: rewards.RewardModelScore, kind: str | None
+    job: Job, policy: models.Policy, reward_model: rewards.RewardModelScore, kind: str | None, longest: int
 ) -> tuple[nn.Module | None, list[Note]]:
     """A value head on the policy's trunk, or a model of its own, or none.
 
-    It reads what the policy wrote: it starts as the reward model where that one can, else as the policy.
+    It reads what the policy wrote, up to `longest` tokens: it starts as the reward model where that one can,
+    else as the policy.
     """
     if kind is None:
         return None, []
     if kind == "shared":
         return models.SharedCritic(policy), []
     dtype = cast(PolicyConfig, job.config).precision
-    if reward_model.same_ids and reward_model.model.context >= policy.context:
+    if reward_model.same_ids and reward_model.model.context >= longest:
         return models.SeparateCritic(models.RewardModel(job.inputs["reward_model"], dtype=dtype)), []
     start = models.RewardModel(job.inputs["policy"], fresh_head_seed=job.seed, dtype=dtype)
     nn.init.zeros_(start.head.weight)

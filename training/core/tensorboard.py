@@ -28,9 +28,9 @@ class EventFiles:
         self.summary, self.event = summary, Event
         self.file = EventsWriter(str(folder / "events"), f".{os.getpid()}")  # two starts in one second
         if first_step:
-            self.file.write_event(Event(step=first_step, file_version="brain.Event:2"))
-            started = SessionLog(status=SessionLog.START)
-            self.file.write_event(Event(step=first_step, session_log=started))
+            now, started = time.time(), SessionLog(status=SessionLog.START)
+            self.file.write_event(Event(step=first_step, file_version="brain.Event:2", wall_time=now))
+            self.file.write_event(Event(step=first_step, session_log=started, wall_time=now))
 
     def _write(self, summary: Any, step: int) -> None:
         self.file.write_event(self.event(summary=summary, step=step, wall_time=time.time()))
