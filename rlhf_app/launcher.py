@@ -45,7 +45,10 @@ def main(arguments: list[str]) -> int:
     except (CannotStart, processes.Stopped, broker.BrokerMissing) as error:
         print(f"\n{error}", file=sys.stderr, flush=True)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        # Where an import makes a class, Python 3.11 turns an interrupt into a RuntimeError (__set_name__).
+        if not isinstance(error.__cause__ or error, KeyboardInterrupt):
+            raise
         print("\nStopped.", file=sys.stderr, flush=True)
         return 130
     return status

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from rlhf_app import launcher
 from rlhf_app.processes import Program, configuration
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -163,6 +164,34 @@ def test_an_early_ctrl_c_ends_in_a_word(installation: Installation, seconds: flo
     said, _none = process.communicate(timeout=10)
     assert "Traceback" not in said and said.rstrip().endswith(("Stopped.", "Everything has stopped."))
     assert process.returncode in (0, 130) and not installation.alive()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_a_class_is_made_is_one_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    """Python 3.11 wraps it; other errors of the same kind stay errors."""
+
+    class Interrupted:
+        def __set_name__(self, owner: object, name: str) -> None:
+            signal.raise_signal(number)
+
+    before = {stop: signal.getsignal(stop) for stop in (signal.SIGINT, signal.SIGTERM)}
+    mask = os.umask(0o077)
+    try:
+        monkeypatch.setattr(launcher, "check", lambda options: type("Made", (), {"it": Interrupted()}))
+        assert launcher.main(["check"]) == 130 and capsys.readouterr().err == "\nStopped.\n"
+        monkeypatch.setattr(launcher, "check", lambda options: next(broken()))
+        with pytest.raises(RuntimeError, match="generator raised StopIteration"):
+            launcher.main(["check"])
+    finally:
+        os.umask(mask)
+        for stop, handler in before.items():
+            signal.signal(stop, handler)
+
+
+def broken() -> Iterator[None]:
+    yield next(iter(()))
 
 
 @pytest.mark.processes
