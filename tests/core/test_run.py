@@ -249,6 +249,17 @@ def test_a_checkpoint_of_another_specification_is_not_gone_on_from(
     assert drive.run(made) == {"status": "done"}
 
 
+def test_a_second_trainer_in_the_same_folder_leaves_it_alone(
+    inputs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tiny.run_dir(tmp_path / "run", "sft", SETTINGS["sft"], inputs["sft"])
+    with trainer.locked(made) as free:
+        assert free and trainer.main([str(made)]) == 2
+    assert f"another trainer works in {made}" in capsys.readouterr().err
+    assert protocol.read_outcome(made) is None and not (made / "events.jsonl").exists()
+    assert drive.run(made) == {"status": "done"}, "the lock falls with its holder"
+
+
 def test_sample_writes_one_line_a_completion_prompt_after_prompt(whole: dict[str, Path]) -> None:
     lines = list(protocol.read_jsonl(whole["sample"] / "output" / "completions.jsonl"))
     assert [(line["prompt_id"], line["index"]) for line in lines] == [

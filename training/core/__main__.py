@@ -3,7 +3,8 @@
 On several GPUs: `python -m torch.distributed.run --standalone --nproc-per-node N -m training.core RUN_DIR`.
 All processes do the same steps on shares of the rows; the first alone writes.
 
-Exit code 0: done or cancelled; 1: failed, and outcome.json says why; 2: no run directory to speak of.
+Exit code 0: done or cancelled; 1: failed, and outcome.json says why; 2: no run directory, or another trainer
+works in it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
+import fcntl
 import functools
 import gc
 import importlib
@@ -102,6 +104,26 @@ class StopRequest:
 
         if self.stopping():
             raise Stopped
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[bool]:
+    """Whether no other trainer works in `run_dir`, nor can begin to while this lasts.
+
+    A trainer that a supervisor starts inherits the lock from it (training/trainer_process.py). The file names
+    nobody, so that no worker ends a trainer that a person runs: it finds the run occupied.
+    """
+    if os.environ.get("RLHF_SUPERVISOR_PID"):
+        yield True
+        return
+    with (run_dir / "trainer.lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        file.truncate(0)
+        yield True
 
 
 # --- the run ----------------------------------------------------------------------------------------
@@ -338,6 +360,15 @@ def main(arguments: list[str]) -> int:
             if protocol.read_outcome(run_dir) is None:
                 tell(run_dir, error)
             raise
+    with locked(run_dir) as free:
+        if not free:
+            print(f"another trainer works in {run_dir}", file=sys.stderr)
+            return 2
+        return lead(run_dir, stop)
+
+
+def lead(run_dir: Path, stop: StopRequest) -> int:
+    """What the first process does, and how it ended; the exit code."""
     (run_dir / "checkpoints").mkdir(exist_ok=True)
     (run_dir / "outcome.json").unlink(missing_ok=True)
     events = protocol.Events(run_dir)
