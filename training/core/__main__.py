@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -129,19 +129,19 @@ def locked(run_dir: Path) -> Iterator[bool]:
 # --- the run ----------------------------------------------------------------------------------------
 
 
-def read_inputs(run_dir: Path, spec: dict[str, Any], wanted: Iterable[str]) -> dict[str, Path]:
+def read_inputs(run_dir: Path, spec: dict[str, Any], wanted: Collection[str]) -> dict[str, Path]:
     """Paths of the inputs, hashes checked; raises ProtocolError naming the first that is amiss."""
     names = [name.rstrip("?") for name in wanted]
     if unknown := spec["inputs"].keys() - set(names):
         raise protocol.ProtocolError(f"{min(unknown)} is no input of {spec['kind']}: {', '.join(names)}")
     found: dict[str, Path] = {}
     hashes: dict[Path, str] = {}  # policy and reference are often the same folder
-    for name in wanted:
-        if name.rstrip("?") not in spec["inputs"]:
-            if name.endswith("?"):
+    for name, stated in zip(names, wanted, strict=True):
+        if name not in spec["inputs"]:
+            if stated.endswith("?"):
                 continue
             raise protocol.ProtocolError(f"input {name} is missing in spec.json")
-        described = spec["inputs"][name.rstrip("?")]
+        described = spec["inputs"][name]
         path = run_dir / described["path"]
         if not path.exists():
             raise protocol.ProtocolError(f"input {described['path']} does not exist")
@@ -151,7 +151,7 @@ def read_inputs(run_dir: Path, spec: dict[str, Any], wanted: Iterable[str]) -> d
         if hashes[real] != described["sha256"]:
             told = f"is not the file that the run was launched with: its sha256 is {hashes[real]}"
             raise protocol.ProtocolError(f"input {described['path']} {told}")
-        found[name.rstrip("?")] = path
+        found[name] = path
     return found
 
 

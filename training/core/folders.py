@@ -81,7 +81,7 @@ def load(kind: Any, folder: Path, *, halved: bool = False, new_head: bool = Fals
             **extra,
         )
         if lacking := lacked(found) - ({HEAD} if new_head else set()):
-            told = f"{folder.name} lacks weights of a {type(model).__name__}: {some(lacking)}"
+            told = f"{folder.name} lacks weights of a {type(model).__name__}: {first_few(lacking)}"
             raise Failure("bad_input", told, WHOLE)
         if new_head and only_the_head_differs(found):
             held.records.clear()
@@ -97,8 +97,8 @@ def load(kind: Any, folder: Path, *, halved: bool = False, new_head: bool = Fals
     return model.to(device()).eval()
 
 
-def some(names: Collection[str], most: int = 3) -> str:
-    """The first few of them, and how many more there are."""
+def first_few(names: Collection[str], most: int = 3) -> str:
+    """The first of them by name, and how many more there are."""
     first = ", ".join(sorted(names)[:most])
     return first if len(names) <= most else f"{first} and {len(names) - most} more"
 

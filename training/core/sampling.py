@@ -181,16 +181,11 @@ def _decode_group(
         safe_point()
         text.write(drawn)
     if not bool(torch.isfinite(logprobs).all()):
-        raise no_numbers()
+        hint = (
+            "Start from another policy; if this one was trained here, lower learning_rate and train it again."
+        )
+        raise Failure("non_finite", "the policy's logits are not finite numbers", hint)
     return _cut(tokens.cpu(), logprobs.cpu(), stop_ids.cpu())
-
-
-def no_numbers() -> Failure:
-    return Failure(
-        "non_finite",
-        "the policy's logits are not finite numbers",
-        "Start from another policy; if this one was trained here, lower learning_rate and train it again.",
-    )
 
 
 def _cut(tokens: Tensor, logprobs: Tensor, stop_ids: Tensor) -> Completions:
