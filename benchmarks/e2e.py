@@ -341,7 +341,9 @@ def in_time(figures: dict[str, Any], slow: float) -> dict[str, bool]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--parts", default="loop,faults,queue,control", help="which parts, comma separated")
     parts = parser.parse_args().parts.split(",")
     return measured("e2e", lambda figures: measure(figures, parts))

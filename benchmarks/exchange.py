@@ -286,7 +286,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("file", nargs="?", type=Path)
-    parser.add_argument("--rows", type=int, default=PAIRS, help="of the large import")
+    parser.add_argument("--rows", type=int, default=PAIRS, help="of the large import (default: %(default)s)")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--exporter", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

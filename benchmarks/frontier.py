@@ -251,10 +251,18 @@ def expected(figures: dict[str, Any]) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="./run frontier", description=str(__doc__).split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser = argparse.ArgumentParser(
+        prog="./run frontier",
+        description=str(__doc__).split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=5, help="proxies of each size, and walks of each algorithm"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="proxies at the same time, one thread each")
-    parser.add_argument("--plot", type=Path, default=Path("benchmarks/frontier.svg"))
+    parser.add_argument(
+        "--plot", type=Path, default=Path("benchmarks/frontier.svg"), help="where it is drawn"
+    )
     options = parser.parse_args()
     return measured("frontier", lambda figures: measure(figures, options))
 

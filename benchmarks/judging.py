@@ -346,10 +346,16 @@ def measure(figures: dict[str, Any], options: argparse.Namespace) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="./run bench-judging", description=str(__doc__).split("\n")[0])
-    parser.add_argument("--parts", default="ledger,kills,cycles,page,size")
+    parser = argparse.ArgumentParser(
+        prog="./run bench-judging",
+        description=str(__doc__).split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--parts", default="ledger,kills,cycles,page,size", help="which, comma separated")
     parser.add_argument("--seconds", type=float, default=120, help="of ledger and kills")
-    parser.add_argument("--clients", type=int, default=0, help="of ledger and kills: 20 on SQLite, else 50")
+    parser.add_argument(
+        "--clients", type=int, default=0, help="of ledger and kills; 0: 20 on SQLite, 50 on PostgreSQL"
+    )
     parser.add_argument("--postgres", action="store_true", help="start a PostgreSQL of its own")
     options = parser.parse_args()
     return measured("bench-judging", lambda figures: measure(figures, options))

@@ -117,7 +117,7 @@ def main() -> None:
     import torch
 
     from training.core import configs
-    from training.core.__main__ import repeat_to_the_bit
+    from training.core.run import repeat_to_the_bit
     from training.core.types import Job
 
     torch.set_num_threads(told.threads)

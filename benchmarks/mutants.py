@@ -261,9 +261,13 @@ def measure(figures: dict[str, Any], options: argparse.Namespace) -> bool:
 def main() -> int:
     from benchmarks.installation import measured
 
-    parser = argparse.ArgumentParser(prog="./run mutants", description=str(__doc__).split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="./run mutants",
+        description=str(__doc__).split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--jobs", type=int, default=2, help="checks at the same time, one thread each")
-    parser.add_argument("--only", nargs="+", choices=MUTANTS, default=list(MUTANTS))
+    parser.add_argument("--only", nargs="+", choices=MUTANTS, default=list(MUTANTS), help="these faults")
     options = parser.parse_args()
     return measured("mutants", lambda figures: measure(figures, options))
 

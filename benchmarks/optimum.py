@@ -184,10 +184,16 @@ def shown(exact: world.Exact) -> dict[str, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="./run optimum", description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser = argparse.ArgumentParser(
+        prog="./run optimum",
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each algorithm")
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time, one thread each")
-    parser.add_argument("--only", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS))
+    parser.add_argument(
+        "--only", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS), help="these algorithms"
+    )
     options = parser.parse_args()
     return measured("optimum", lambda figures: measure(figures, options))
 

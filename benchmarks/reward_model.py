@@ -124,7 +124,7 @@ class Found(NamedTuple):
 
 
 def run(task: Task) -> Found:
-    """The production generator, fed as `training/core/__main__.py` feeds it."""
+    """The production generator, fed as `training/core/run.py` feeds it."""
     import torch
 
     from training.core import configs, data, models, reward_model

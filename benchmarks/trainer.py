@@ -340,20 +340,25 @@ def parser_of(command: str, sentence: str) -> argparse.ArgumentParser:
     def place(text: str) -> Path:
         return Path(text).absolute()  # both sides run in other folders
 
-    parser = argparse.ArgumentParser(prog=f"./run {command}", description=sentence)
-    parser.add_argument("anchors", type=place, metavar="ANCHORS_DIR")
-    parser.add_argument("--trl", type=place, required=True, help="python with the newest TRL")
-    parser.add_argument("--trl-ppo", type=place, required=True, help="python with the last TRL that has PPO")
-    parser.add_argument("--work", type=place, required=True, help="what the anchor's prepare.py wrote")
+    parser = argparse.ArgumentParser(
+        prog=f"./run {command}", description=sentence, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("anchors", type=place, metavar="ANCHORS_DIR", help="the scripts that drive TRL")
+    needed: dict[str, Any] = {"type": place, "required": True, "default": argparse.SUPPRESS}
+    parser.add_argument("--trl", **needed, help="python with the newest TRL")
+    parser.add_argument("--trl-ppo", **needed, help="python with the last TRL that has PPO")
+    parser.add_argument("--work", **needed, help="what the anchor's prepare.py wrote")
     return parser
 
 
 def main() -> int:
     parser = parser_of("bench-trainer", __doc__.split("\n")[0])
-    parser.add_argument("--models", nargs="+", choices=["S", "M"], default=["S", "M"])
-    parser.add_argument("--parts", nargs="+", choices=[*PARTS, "start"], default=[*PARTS, "start"])
+    parser.add_argument("--models", nargs="+", choices=["S", "M"], default=["S", "M"], help="sizes")
+    parser.add_argument(
+        "--parts", nargs="+", choices=[*PARTS, "start"], default=[*PARTS, "start"], help="what is timed"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns that count; one more comes before")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of each side")
     told = parser.parse_args()
     bench = Bench(told.anchors, told.trl, told.trl_ppo, told.work, told.rounds, told.threads)
     return measured("bench-trainer", lambda figures: measure(figures, bench, told.models, told.parts))

@@ -76,11 +76,11 @@ def product_rate(seconds: float = 0.4) -> float:
 
 def training_steps(job: Job, part: str) -> Iterator[float]:
     """Seconds of each optimiser step (reward) or update (the others), as the generator takes them."""
-    from training.core.__main__ import generator
+    from training.core.run import algorithm
     from training.core.types import Metrics, Phase
 
     begin = 0.0
-    for event in generator(KINDS[part])(job):
+    for event in algorithm(KINDS[part])(job):
         if isinstance(event, Phase) and event.phase == "training":
             pace(None)
         elif isinstance(event, Metrics):
@@ -154,9 +154,9 @@ def main() -> None:
     options = parser.parse_args()
 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as training/core/__main__.py does
-    from training.core.__main__ import generator, repeat_to_the_bit
+    from training.core.run import algorithm, repeat_to_the_bit
 
-    generator(KINDS.get(options.part, "sample"))  # as there: first, for it brings torch
+    algorithm(KINDS.get(options.part, "sample"))  # as run.py does: first, for it brings torch
     import torch
 
     torch.set_num_threads(options.threads)

@@ -3,7 +3,7 @@
 Five words and an end, at most five tokens, four prompts: 3,906 completions of each prompt, and every one is
 looked at. The policy is a real model folder (a GPT of 0.1M weights, pre-trained on strings of a
 made-up grammar), the runs are the production generators, fed with a parsed configuration as
-`training/core/__main__.py` feeds them. One thing is put in the reward model's place: the world's own reward.
+`training/core/run.py` feeds them. One thing is put in the reward model's place: the world's own reward.
 
     J(pi)  = E[r] - beta KL(pi || ref)                  pi*(y) = ref(y) exp(r(y) / beta) / Z
     J*     = beta log Z                                 J* - J(pi) = beta KL(pi || pi*)
@@ -130,7 +130,7 @@ def first_weights(folder: Path, seed: int) -> None:
     chat.save_pretrained(folder)
 
 
-# --- a run, as training/core/__main__.py runs it ------------------------------------------------------
+# --- a run, as training/core/run.py runs it -----------------------------------------------------------
 
 
 def job(kind: str, settings: dict[str, Any], seed: int, inputs: dict[str, Path], output: Path) -> Job:

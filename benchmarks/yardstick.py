@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-WORK = "from training.core.__main__ import generator; generator('ppo')"
+WORK = "from training.core.run import algorithm; algorithm('ppo')"
 SECONDS = 3.0
 """Of that work on the machine of the bars: AMD EPYC, two quiet cores, 2026-11-24."""
 MOST = 3.0

@@ -84,6 +84,7 @@ def test_pairs_that_teach_nothing_are_counted_and_left_out(chat: Chat, tmp_path:
     assert [kept.tie for kept in train] == [False, True, False]
     assert train[2].prompt_ids == chat.prompt_ids(tiny.question("c"))
     told = " ".join(note.message for note in counts.notes(64))
+    assert told.startswith("3 pairs to learn from, 1 held out. ")
     assert "1 of 7 pairs have twice the same text" in told and "over 64 tokens" in told
 
 
@@ -94,6 +95,37 @@ def test_what_a_row_says_beside_its_texts_may_be_missing(chat: Chat, tmp_path: P
     kept, _, _ = data.pairs(tiny.write_rows(tmp_path / "p.jsonl", [told, bare]), chat, 64)
     assert kept[0][3:] == (2.0, False, 0.5, 0, 0.75)
     assert kept[1][3:] == (0.0, False, 1.0, UNKNOWN, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("margin", -1, "a number of at least 0"),
+        ("margin", float("nan"), "a number of at least 0"),
+        ("margin", "2", "a number of at least 0"),
+        ("weight", float("inf"), "a number of at least 0"),
+        ("weight", True, "a number of at least 0"),
+        ("tie", 1, "true or false"),
+        ("margin", 10**400, "a number of at least 0"),
+        ("annotator", "ann", "a whole number of at least 0, or null"),
+        ("annotator", -1, "a whole number of at least 0, or null"),
+        ("agreement", 1.5, "a number from 0 to 1, or null"),
+    ],
+)
+def test_what_a_row_says_beside_its_texts_is_named_where_it_makes_no_sense(
+    chat: Chat, tmp_path: Path, name: str, value: object, wanted: str
+) -> None:
+    """A margin below 0 was read from the wrong end of the strengths."""
+    path = tiny.write_rows(tmp_path / "p.jsonl", [pair(), pair(**{name: value})])
+    with pytest.raises(protocol.ProtocolError) as failed:
+        data.pairs(path, chat, 64)
+    assert str(failed.value) == f"p.jsonl, line 2: {name} is {json.dumps(value)[:40]}, wanted {wanted}"
+
+
+def test_what_nobody_else_says_is_null(chat: Chat, tmp_path: Path) -> None:
+    rows = [pair(annotator=None, agreement=None, margin=3, tie=False, weight=1)]
+    kept, _, _ = data.pairs(tiny.write_rows(tmp_path / "p.jsonl", rows), chat, 64)
+    assert kept[0][3:] == (3.0, False, 1.0, UNKNOWN, None)
 
 
 def test_only_ties_or_equal_texts_fail_with_the_numbers(chat: Chat, tmp_path: Path) -> None:
@@ -134,11 +166,13 @@ def test_prompts_without_room_for_an_answer_are_left_out_by_name_and_number(
     kept, notes = data.prompts(path, chat, limit=96, new_tokens=20)
     assert [prompt.prompt_id for prompt in kept] == [100, 101, 102]
     longest = len(chat.prompt_ids(tiny.question("x" * 80)))
-    assert notes[0].level == "warning"
-    assert "1 of 4 prompts are too long" in notes[0].message
+    fits = max(len(prompt.ids) for prompt in kept)
+    assert [note.level for note in notes] == ["log", "warning"]
+    assert notes[0].message == f"3 prompts of up to {fits} tokens." and fits < longest
+    assert "1 of 4 prompts are too long" in notes[1].message
     assert (
         f"context of 96 tokens leaves 76 beside 20 new ones, the longest prompt has {longest}"
-        in notes[0].message
+        in notes[1].message
     )
     with pytest.raises(Failure, match="4 of 4 prompts are too long") as failed:
         data.prompts(path, chat, limit=96, new_tokens=95)

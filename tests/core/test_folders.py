@@ -124,4 +124,4 @@ def test_a_reward_model_s_log_says_where_its_head_came_from(gpt2: Path, tmp_path
         inputs = {"policy": gpt2, "snapshot": rows}
         made = tiny.run_dir(tmp_path / str(members), "reward_model", settings, inputs, seed=5)
         assert drive.run(made) == {"status": "done"}
-        assert words in drive.events(made, "log")[0]["message"]
+        assert any(words in event["message"] for event in drive.events(made, "log"))

@@ -10,7 +10,7 @@ import torch
 
 from tests.core import drive, tiny
 from training.core import __main__ as trainer
-from training.core import configs, protocol
+from training.core import configs, failures, protocol
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "sft": {"epochs": 3, "batch_tokens": 256, "evaluate_every": 3, "checkpoint_every": 2},
@@ -130,7 +130,7 @@ def test_without_a_compiler_the_run_says_what_to_do(inputs: Any, tmp_path: Path)
 
 def test_a_python_without_compilation_is_told_apart() -> None:
     error = RuntimeError("torch.compile is not supported on Python built with GIL disabled")
-    found = trainer.failure(error, "ppo")
+    found = failures.explain(error, "ppo")
     assert found is not None and found["code"] == "cannot_compile" and found["message"] == str(error)
 
 

@@ -14,12 +14,15 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+import transformers
 from tensorboardX.proto.event_pb2 import Event
 
 from tests.core import drive, tiny
 from tests.core.drive import SETTINGS
 from training.core import __main__ as trainer
-from training.core import metrics, protocol
+from training.core import metrics, protocol, run
+from training.core.processes import Processes
 from training.core.tensorboard import EventFiles
 from training.core.types import Metrics, Phase
 
@@ -74,6 +77,23 @@ def test_a_killed_run_goes_on_to_the_same_output(
     resumed = [event for event in drive.events(made, "log") if "Resumed" in event["message"]]
     assert len(resumed) == (step > 2)
     assert len(protocol.checkpoints(made)) <= 2
+
+
+ROWS = {
+    "sft": "21 demonstrations to learn from, 3 held out.",
+    "reward_model": "33 pairs to learn from, 7 held out.",
+}
+"""Of 24, of which each eighth is held out, and of 40 by sixths."""
+
+
+def test_the_log_says_on_what_a_run_computes_and_how_many_rows_it_reads(whole: dict[str, Path]) -> None:
+    libraries = f"torch {torch.__version__} and transformers {transformers.__version__}"
+    for kind, run_dir in whole.items():
+        told = [event["message"] for event in drive.events(run_dir, "log")]
+        assert f"Computes on 1 thread of the CPU, with {libraries}." in told or torch.cuda.is_available()
+        rows = ROWS.get(kind, "12 prompts of up to ")
+        assert any(message.startswith(rows) for message in told), (kind, told)
+    assert run.computes_on(Processes(0, 3)).startswith("Computes on 3 processes, each on ")
 
 
 def test_another_seed_gives_another_output(whole: dict[str, Path], inputs: Any, tmp_path: Path) -> None:
@@ -226,9 +246,9 @@ def test_processes_but_the_first_stop_before_the_output_is_written(
         yield Phase("saving", 1, 1)
         happened.append("saved")
 
-    monkeypatch.setattr(trainer, "generator", lambda kind: train)
+    monkeypatch.setattr(run, "algorithm", lambda kind: train)
     made = tiny.run_dir(tmp_path / "run", "sft", SETTINGS["sft"], inputs["sft"])
-    assert trainer.follow(made, trainer.StopRequest()) == 0 and happened == ["trained"]
+    assert run.follow(made, run.StopRequest()) == 0 and happened == ["trained"]
 
 
 def test_a_checkpoint_of_another_specification_is_not_gone_on_from(

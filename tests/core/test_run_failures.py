@@ -16,8 +16,7 @@ import torch
 
 from tests.core import drive, tiny
 from tests.core.drive import SETTINGS
-from training.core import __main__ as trainer
-from training.core import configs, models, protocol
+from training.core import configs, failures, models, protocol
 
 
 def failed(run_dir: Path) -> dict[str, Any]:
@@ -55,6 +54,7 @@ def test_an_unknown_kind_and_another_version_are_refused(inputs: Any, tmp_path: 
             {"policy": {"path": 5, "sha256": "a"}},
             "input policy in spec.json has no path and sha256",
         ),
+        ("thread", 2, "thread in spec.json is none of its parts: version, kind, config, seed, threads"),
         ("inputs", {"prefs": {"path": "p", "sha256": "a"}}, "prefs is no input of sft: policy, snapshot"),
     ],
 )
@@ -129,9 +129,9 @@ def real_errors() -> Iterator[tuple[Exception, str]]:
 
 
 def test_real_errors_of_disk_and_memory_are_told_apart() -> None:
-    found = [(trainer.failure(error) or {}).get("code") for error, _ in real_errors()]
+    found = [(failures.explain(error) or {}).get("code") for error, _ in real_errors()]
     assert found == [code for _, code in real_errors()] and len(found) == 5
-    assert trainer.failure(ValueError("ours")) is None
+    assert failures.explain(ValueError("ours")) is None
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
@@ -152,7 +152,7 @@ def test_out_of_memory_says_which_settings_of_this_kind_to_change(
 
 def test_out_of_memory_of_a_gpu_is_told_apart() -> None:
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
-    found = trainer.failure(error, "ppo")
+    found = failures.explain(error, "ppo")
     assert found is not None and found["code"] == "out_of_memory"
     assert found["message"] == "CUDA out of memory. Tried to allocate 2.00 GiB."
     assert "microbatch_tokens (the result stays the same)" in found["hint"] and "lora_rank" in found["hint"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,27 @@ GROUPS = 50
 """Batches cut from one stretch of shuffled rows, sorted by length: similar rows, little padding."""
 PAIR_GROUPS = 8
 """The same for pairs: fewer, because length says something about the judgement."""
+
+
+def is_amount(value: Any) -> bool:
+    """Not negative, and with a float; `json` reads NaN, Infinity and whole numbers of any size, too."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
+
+
+BESIDE: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "margin": ("a number of at least 0", is_amount),
+    "weight": ("a number of at least 0", is_amount),
+    "tie": ("true or false", lambda value: isinstance(value, bool)),
+    "annotator": (
+        "a whole number of at least 0, or null",
+        lambda value: value is None or (type(value) is int and value >= 0),
+    ),
+    "agreement": (
+        "a number from 0 to 1, or null",
+        lambda value: value is None or (is_amount(value) and value <= 1),
+    ),
+}
+"""What a preference may say beside its texts."""
 
 
 def read_rows(path: Path, fields: dict[str, type]) -> Iterator[dict[str, Any]]:
@@ -36,6 +59,10 @@ def read_rows(path: Path, fields: dict[str, type]) -> Iterator[dict[str, Any]]:
                 raise protocol.ProtocolError(
                     f"{path.name}, line {number}: split is {row['split']!r}, wanted train or held_out"
                 )
+            for name, (what, fits) in BESIDE.items() if "chosen" in fields else ():
+                if name in row and not fits(row[name]):
+                    told = f"{name} is {json.dumps(row[name])[:40]}, wanted {what}"
+                    raise protocol.ProtocolError(f"{path.name}, line {number}: {told}")
             yield row
     except ValueError as error:
         raise protocol.ProtocolError(f"{path.name}, line {number + 1} is not JSON: {error}") from error
@@ -46,13 +73,14 @@ def is_message(turn: object) -> bool:
 
 
 class Counts:
-    """How many rows were shortened or left out, told once at the end."""
+    """How many rows there are to learn from, and how many were shortened or left out: told once."""
 
     def __init__(self, what: str) -> None:
         self.what = what
-        self.read = self.shortened = self.too_long = self.equal = 0
+        self.read = self.shortened = self.too_long = self.equal = self.train = self.held_out = 0
 
     def notes(self, limit: int) -> Iterator[Note]:
+        yield Note("log", f"{self.train} {self.what} to learn from, {self.held_out} held out.")
         if self.shortened:
             told = (
                 f"{self.shortened} of {self.read} {self.what} lost their oldest turns to fit {limit} tokens."
@@ -85,6 +113,7 @@ def demonstrations(
         told = f"no demonstration to learn from: of {counts.read}, {counts.too_long} are too long"
         hint = "Collect demonstrations, or raise max_length if they are all too long."
         raise Failure("no_data", told, hint)
+    counts.train, counts.held_out = len(kept["train"]), len(kept["held_out"])
     return kept["train"], kept["held_out"], counts
 
 
@@ -107,6 +136,7 @@ def pairs(path: Path, chat: Chat, limit: int) -> tuple[list[Pair], list[Pair], C
     if not any(not pair.tie for pair in kept["train"]):
         told = f"no usable pair: of {counts.read}, {counts.equal} have equal texts, {counts.too_long} no room"
         raise Failure("no_data", told, "Collect judgements that are not ties, or raise max_length.")
+    counts.train, counts.held_out = len(kept["train"]), len(kept["held_out"])
     return kept["train"], kept["held_out"], counts
 
 
@@ -146,7 +176,8 @@ def prompts(path: Path, chat: Chat, *, limit: int, new_tokens: int) -> tuple[lis
     if not kept:
         hint = "Choose shorter prompts or a model with a longer context, or lower max_new_tokens."
         raise Failure("context_too_small", told, hint)
-    return kept, [Note("warning", told + "; they are left out.")] if too_long else []
+    notes = [Note("log", f"{len(kept)} prompts of up to {max(len(prompt.ids) for prompt in kept)} tokens.")]
+    return kept, [*notes, Note("warning", told + "; they are left out.")] if too_long else notes
 
 
 # --- which rows make up a step ----------------------------------------------------------------------

@@ -6,6 +6,7 @@
                        folder: `folder_hash`
                        threads: with how many the trainer computes on a CPU; they split sums, which decides
                        last bits. Without it, as in older specs: as many as the environment says
+                       A part of any other name is refused: one that is misspelt would be passed over
       inputs/          links or copies: policy/, reference/, reward_model/ (folders), *.jsonl
       events.jsonl     append-only, one object a line, each with "type" and "time" (seconds since the epoch)
       checkpoints/     step-000040/ complete or absent; manifest.json (sha256 of each file) is written last
@@ -17,7 +18,8 @@ Input files (JSONL, one object a line, UTF-8); those of a snapshot are preferenc
     preferences     {"prompt": [messages], "chosen": str, "rejected": str, "margin": float, "tie": bool,
                      "weight": float, "split": "train" | "held_out", "prompt_id": int, "preference_id": int,
                      "annotator"?: int (within this file only), "agreement"?: float (share of the comparison's
-                     other judgements that say the same, a tie counted half; absent where there is no other)}
+                     other judgements that say the same, a tie counted half; absent where there is no other)};
+                     margin and weight are finite and 0 at least; annotator and agreement may be null
     demonstrations  {"prompt": [messages], "completion": str, "split": "train" | "held_out"}
     prompts         {"prompt": [messages], "prompt_id": int}
 `sample` writes output/completions.jsonl: {"prompt_id", "index", "completion", "token_count", "finish_reason":
@@ -42,6 +44,7 @@ from pathlib import Path
 from typing import Any, cast
 
 VERSION = 1
+SPEC = ("version", "kind", "config", "seed", "threads", "inputs")
 CHUNK = 1024 * 1024
 
 
@@ -222,7 +225,7 @@ def write_spec(
 
 
 def read_spec(run_dir: Path) -> dict[str, Any]:
-    """What the run is to do; raises ProtocolError naming the first part of a wrong type."""
+    """What the run is to do; raises ProtocolError naming a part that is unknown or of a wrong type."""
     spec = read_json(run_dir / "spec.json")
     if not isinstance(spec, dict) or spec.get("version") != VERSION:
         raise ProtocolError(f"spec.json is not of version {VERSION}")
@@ -233,6 +236,8 @@ def read_spec(run_dir: Path) -> dict[str, Any]:
         stated = [described.get(part) for part in ("path", "sha256")] if isinstance(described, dict) else []
         if not stated or not all(isinstance(part, str) for part in stated):
             raise ProtocolError(f"input {name} in spec.json has no path and sha256")
+    if unknown := spec.keys() - SPEC:
+        raise ProtocolError(f"{min(unknown)} in spec.json is none of its parts: {', '.join(SPEC)}")
     threads = spec.get("threads", 1)
     if type(threads) is not int or threads < 1:
         raise ProtocolError(f"threads in spec.json must be a whole number from 1, not {threads!r}")
