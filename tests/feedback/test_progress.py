@@ -26,4 +26,12 @@ def test_a_long_comment_can_be_read_whole(
     summary, whole = opened
     assert summary.startswith("word word") and len(summary) == 80
     assert whole.endswith("and &lt;b&gt;this&lt;/b&gt; is its end")
-    assert "<td>short</td>" in html and f"<td>{'x' * 80}</td>" in html
+    assert '<td data-label="Note">short</td>' in html and f'<td data-label="Note">{"x" * 80}</td>' in html
+
+
+def test_what_was_not_said_is_marked_so_that_a_phone_leaves_it_out(
+    project: Project, annotator: User, sign_in: Callable[[User], Client]
+) -> None:
+    make_preference(project=project, annotator=annotator)
+    html = sign_in(annotator).get(reverse("progress", args=[project.slug])).content.decode()
+    assert html.count('class="unsaid">–</td>') == 2
