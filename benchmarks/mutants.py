@@ -77,18 +77,14 @@ def eos_masked(real: Change) -> Change:
     def wrong(job: Any, team: Any, found: Any, rows: Any) -> Iterator[Part]:
         for part in real(job, team, found, rows):
             ended = torch.tensor([found.completions[row].finished for row in part.rows])
-            where = part.batch.completion_mask.device
-            batch = part.batch._replace(
-                completion_mask=without_last(part.batch.completion_mask, ended.to(where))
-            )
-            yield Part(part.rows, without_last(part.mask, ended), batch)
+            last = torch.arange(part.mask.shape[1]) == part.mask.sum(1, keepdim=True) - 1
+            kept = part.mask & ~(ended.unsqueeze(1) & last)
+            seen = part.batch.completion_mask.clone()
+            # The same tokens in another shape: a row may hold several completions.
+            seen[part.batch.completion_mask] = kept[part.mask].to(seen.device)
+            yield Part(part.rows, kept, part.batch._replace(completion_mask=seen))
 
     return wrong
-
-
-def without_last(mask: Tensor, rows: Tensor) -> Tensor:
-    last = mask.sum(1, keepdim=True) - 1
-    return mask & ~(rows.unsqueeze(1) & (torch.arange(mask.shape[1], device=mask.device) == last))
 
 
 def sampled_colder(real: Change) -> Change:
@@ -107,9 +103,9 @@ def value_shifted(real: Change) -> Change:
 
     def wrong(self: Any, batch: Rows, policy_hidden: Tensor) -> Tensor:
         values = real(self, batch, policy_hidden)
-        last = torch.zeros(len(values), dtype=torch.bool, device=values.device)
-        last[batch.completion_mask.sum(1).cumsum(0) - 1] = True
-        return torch.where(last, 0.0, values.roll(-1))
+        places = batch.states if batch.positions is None else batch.positions.gather(1, batch.states)
+        first = (places == places[:, :1])[batch.completion_mask]  # decided at the prompt's end
+        return torch.where(first.roll(-1), 0.0, values.roll(-1))
 
     return wrong
 

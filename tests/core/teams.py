@@ -41,14 +41,12 @@ def config(**changes: Any) -> configs.PPOConfig:
 
 
 def make_team(folder: Path, reward_model: Path, critic: str = "shared") -> rollout.Team:
-    policy = models.Policy(folder)
+    policy, reference = models.Policy(folder), models.Policy(folder)
     start = models.RewardModel(reward_model)
-    return rollout.Team(
-        policy,
-        models.Policy(folder),
-        models.SharedCritic(policy) if critic == "shared" else models.SeparateCritic(start),
-        rewards.configured(config(), rewards.RewardModelScore(models.RewardModel(reward_model), policy.chat)),
-    )
+    valuer = models.SharedCritic(policy) if critic == "shared" else models.SeparateCritic(start)
+    scorer = rewards.RewardModelScore(models.RewardModel(reward_model), policy.chat)
+    size = rollout.shared_hidden_size(policy, reference, valuer)
+    return rollout.Team(policy, reference, valuer, rewards.configured(config(), scorer), size)
 
 
 def scorer_of(team: rollout.Team) -> rewards.RewardModelScore:

@@ -13,7 +13,7 @@ from torch.autograd.profiler import profile
 
 from tests.core import tiny
 from tests.core.teams import job
-from training.core import batches, configs, models, tensors, trpo
+from training.core import batches, configs, models, rewards, rollout, tensors, trpo
 
 VOCABULARY, WIDTH, ROWS = 150_000, 8, 512
 MIB = 1 << 20
@@ -125,7 +125,7 @@ def test_trpo_never_holds_all_logits(policy: models.Policy) -> None:
         completion_mask=mask,
         logprobs=torch.full(mask.shape, -12.0),
     )
-    team: Any = SimpleNamespace(policy=policy)
+    team = rollout.Team(policy, policy, None, rewards.WeightedSum({}), 0)
     config = configs.TRPOConfig(temperature=0.7)
     weights = [weight for weight in policy.model.parameters() if weight.requires_grad]
     vector = torch.ones(sum(weight.numel() for weight in weights))

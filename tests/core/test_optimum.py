@@ -63,7 +63,9 @@ class World:
 
     def team(self, policy: models.Policy, critic: str | None) -> rollout.Team:
         scorer = rewards.WeightedSum({"world": (1.0, self)})
-        return rollout.Team(policy, self.reference, models.SharedCritic(policy) if critic else None, scorer)
+        valuer = models.SharedCritic(policy) if critic else None
+        size = rollout.shared_hidden_size(policy, self.reference, valuer)
+        return rollout.Team(policy, self.reference, valuer, scorer, size)
 
     def logprobs(self, policy: models.Policy, prompt: Prompt) -> Tensor:
         """Of every completion of a prompt."""

@@ -104,7 +104,7 @@ def test_weights_that_were_learned_in_bfloat16_are_saved_in_float32(halves: dict
 @pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", ["sft", "reward_model", "ppo"])
+@pytest.mark.parametrize("kind", ["sft", "reward_model", "ppo", "reinforce"])
 def test_compiled_passes_give_the_losses_of_plain_ones(kind: str, inputs: Any, tmp_path: Path) -> None:
     """With the compiler that users have."""
     plain = drive.metrics(finished(tmp_path / "plain", kind, inputs))

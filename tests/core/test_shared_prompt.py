@@ -10,6 +10,8 @@ import torch
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    GPTJConfig,
+    GPTJForCausalLM,
     GPTNeoConfig,
     GPTNeoForCausalLM,
     MistralConfig,
@@ -47,7 +49,7 @@ def gradients(model: models.RewardModel, loss: torch.Tensor) -> dict[str, torch.
 
 
 def test_scores_and_gradients_are_those_of_each_text_alone(model: models.RewardModel) -> None:
-    assert model.shares_prompts
+    assert model.keeps_texts_apart
     chosen, rejected = model.pair_scores(PAIRS)
     wanted = torch.stack([alone(model, pair.prompt_ids + pair.chosen_ids) for pair in PAIRS])
     others = torch.stack([alone(model, pair.prompt_ids + pair.rejected_ids) for pair in PAIRS])
@@ -61,7 +63,7 @@ def test_scores_and_gradients_are_those_of_each_text_alone(model: models.RewardM
 
 def test_the_plain_path_gives_the_same_scores(model: models.RewardModel) -> None:
     packed = model.pair_scores(PAIRS)
-    vars(model)["shares_prompts"] = False
+    vars(model)["keeps_texts_apart"] = False
     plain = model.pair_scores(PAIRS)
     for one, other in zip(packed, plain, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
@@ -75,15 +77,28 @@ def test_a_completion_does_not_see_the_other(gpt2: Path) -> None:
 
 
 def test_a_row_by_hand() -> None:
-    packed = shared_prompt.pack([Pair([5, 6], [7], [8, 9], 0.0, False, 1.0), PAIRS[2]], 0)
+    packed = shared_prompt.rows([([5, 6], [[7], [8, 9]]), ([3], [[40, 41, 42, 43, 1], [41, 40, 1]])], 0)
+    assert packed.positions is not None
     assert packed.input_ids[0].tolist() == [5, 6, 7, 8, 9, 0, 0, 0, 0]
     assert packed.positions[0].tolist() == [0, 1, 2, 2, 3, 0, 0, 0, 0]
-    assert packed.ends[0].tolist() == [2, 4]
+    assert packed.ends.tolist() == [2, 4, 9 + 5, 9 + 8]
+    assert packed.tokens[0].tolist() == [7, 8, 9, 0, 0, 0, 0, 0]
+    assert packed.states[0, :3].tolist() == [1, 1, 3] and packed.states[1].tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        0,
+        6,
+        7,
+    ]
+    assert packed.completion_mask.sum(1).tolist() == [3, 8]
     seen = ["1", "11", "111", "11 1", "11 11"]
     for row, columns in enumerate(seen):
         wanted = [mark == "1" for mark in columns.ljust(9)]
-        assert packed.mask[0, 0, row].tolist() == wanted
-    assert packed.mask.any(-1).all(), "a token that sees nothing would be NaN"
+        assert packed.attention_mask[0, 0, row].tolist() == wanted
+    assert packed.attention_mask.any(-1).all(), "a token that sees nothing would be NaN"
 
 
 SHAPE = {"vocab_size": 300, "hidden_size": 32, "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": None}
@@ -108,10 +123,35 @@ def test_models_that_count_columns_take_two_rows(make: Any, tmp_path: Path) -> N
     """Local attention and ALiBi measure distance along the row, which the other completion would stretch."""
     torch.manual_seed(0)
     model = models.RewardModel(tiny.folder(tmp_path / "m", model=make().eval()), fresh_head_seed=0)
-    assert not model.shares_prompts
+    assert not model.keeps_texts_apart
     chosen, _rejected = model.pair_scores(PAIRS)
     wanted = torch.stack([alone(model, pair.prompt_ids + pair.chosen_ids) for pair in PAIRS])
     assert torch.allclose(chosen, wanted, atol=1e-5)
+
+
+def adding() -> Any:
+    """GPT-J has only an attention that adds its mask to the scores: true would be 1, false 0."""
+    return GPTJForCausalLM(
+        GPTJConfig(vocab_size=300, n_embd=32, n_layer=2, n_head=2, rotary_dim=8, n_positions=64)
+    )
+
+
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("make", [windowed, local, by_distance, adding])
+def test_models_that_cannot_are_refused_in_bfloat16_too(make: Any, learns: bool, tmp_path: Path) -> None:
+    """Weights that are only read are rounded to it, and hidden values by up to a hundredth."""
+    torch.manual_seed(0)
+    folder = tiny.folder(tmp_path / "m", model=make().eval())
+    assert not models.Policy(folder, dtype="bfloat16", learns=learns).keeps_texts_apart
+
+
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("folder", ["gpt2", "llama"])
+def test_models_that_can_are_not_refused_in_bfloat16(
+    folder: str, learns: bool, request: pytest.FixtureRequest
+) -> None:
+    made = models.Policy(request.getfixturevalue(folder), dtype="bfloat16", learns=learns)
+    assert made.keeps_texts_apart
 
 
 def test_rounding_of_deep_and_loud_models_is_no_mistake(tmp_path: Path) -> None:
@@ -120,7 +160,7 @@ def test_rounding_of_deep_and_loud_models_is_no_mistake(tmp_path: Path) -> None:
     with torch.no_grad():
         model.model.norm.weight.fill_(5.0)
     made = models.RewardModel(tiny.folder(tmp_path / "deep", model=model), fresh_head_seed=0)
-    assert made.shares_prompts
+    assert made.keeps_texts_apart
     chosen, _rejected = made.pair_scores(PAIRS)
     wanted = torch.stack([alone(made, pair.prompt_ids + pair.chosen_ids) for pair in PAIRS])
     assert torch.allclose(chosen, wanted, rtol=1e-3, atol=1e-3)

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from training.core.types import Rows
 
+Text = tuple[Sequence[int], Sequence[int]]
+"""Token ids that are only read, and those behind them that are scored or learned."""
+
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -30,8 +33,9 @@ def rows(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
         tokens[row, : len(completion)] = torch.tensor(list(completion), dtype=torch.long)
         completion_mask[row, : len(completion)] = True
     states = (starts.unsqueeze(1) - 1 + torch.arange(longest)).clamp(max=width - 1)
-    where = device()
-    return Rows(*(part.to(where) for part in (input_ids, attention_mask, states, tokens, completion_mask)))
+    ends = torch.arange(batch) * width + attention_mask.sum(1) - 1
+    parts = (input_ids, attention_mask, states, tokens, completion_mask, ends)
+    return Rows(*(part.to(device()) for part in parts))
 
 
 def by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -77,7 +77,7 @@ class WithoutAdapter:
     """The reference policy under LoRA: the same model, its adapter switched off."""
 
     def __init__(self, policy: Policy) -> None:
-        self.policy = policy
+        self.policy, self.keeps_texts_apart = policy, policy.keeps_texts_apart
 
     @torch.no_grad()
     def logprobs(self, batch: Rows, *, temperature: float = 1.0) -> Tensor:

@@ -22,7 +22,7 @@ from training.core import shared_prompt
 from training.core.batches import at, rows
 from training.core.chat import Chat
 from training.core.folders import load, load_tokenizer, save
-from training.core.last_layer import decoder_layers, hidden_at, places
+from training.core.last_layer import decoder_layers, hidden_at, hidden_of, places
 from training.core.tensors import fisher_along, logprobs_and_entropy
 from training.core.types import Pair, Rows
 
@@ -69,11 +69,19 @@ class Policy:
         self.takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
         self.plain_head = self._head_is_plain()
         if compiled:
+            # One graph each for one row and many, with a gradient and without, one text a row and several, an
+            # adapter on and off: what is over the limit is not compiled, silently.
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
             self.compiled = torch.compile(self._whole(), dynamic=True)
 
     @property
     def context(self) -> int:
         return context_length(self.model)
+
+    @cached_property
+    def keeps_texts_apart(self) -> bool:
+        """Whether several texts can stand in one row: completions of one prompt, or conversations."""
+        return shared_prompt.possible(self.model.base_model, self.chat.pad_id)
 
     def _whole(self) -> Any:
         """What a training pass goes through before the head, where the head can be taken apart."""
@@ -245,38 +253,41 @@ class RewardModel:
         return autocast(self.device, self.mixed)
 
     def last_hidden(self, batch: Rows) -> Tensor:
-        """Hidden state of each row's last real token, B x d, float32."""
-        last = places(batch.input_ids, batch.attention_mask.sum(1) - 1)
+        """Hidden state of each text's last token, N x d, float32."""
         with self.precision():
-            found = hidden_at(self.trunk, last, batch.input_ids, attention_mask=batch.attention_mask)
-        return found.float()
+            return hidden_of(self.trunk, batch.ends, batch).float()
 
     def scores(self, batch: Rows) -> Tensor:
         return self.head(self.last_hidden(batch)).squeeze(-1)
 
     def each(self, batch: Rows) -> Tensor:
-        """Its scores as those of the one member that it is: B x 1."""
+        """Its scores as those of the one member that it is: N x 1."""
         return self.scores(batch).unsqueeze(1)
 
     # --- pairs --------------------------------------------------------------------------------------
 
     @cached_property
-    def shares_prompts(self) -> bool:
-        """Whether a pair's prompt can be computed once for both completions."""
+    def keeps_texts_apart(self) -> bool:
+        """Whether completions of one prompt can stand in one row."""
         return shared_prompt.possible(self.model.base_model, self.chat.pad_id)
+
+    @property
+    def shared_hidden_size(self) -> int:
+        """0 where a row must hold one text."""
+        return hidden_size(self.model) if self.keeps_texts_apart else 0
 
     def pair_tokens(self, pair: Pair) -> int:
         """Tokens that a forward pass of the pair takes, padding between its two sides included."""
         prompt, chosen, rejected = map(len, pair[:3])
-        return prompt + chosen + rejected if self.shares_prompts else 2 * (prompt + max(chosen, rejected))
+        return prompt + chosen + rejected if self.keeps_texts_apart else 2 * (prompt + max(chosen, rejected))
 
     def pair_hidden(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
         """Hidden states at the end of all chosen and all rejected completions, N x d each."""
-        if self.shares_prompts:
-            with self.precision():
-                packed = shared_prompt.pack(pairs, self.chat.pad_id)
-                chosen, rejected = shared_prompt.hidden(self.trunk, packed)
-            return chosen.float(), rejected.float()
+        if self.keeps_texts_apart:
+            lines = [(pair.prompt_ids, (pair.chosen_ids, pair.rejected_ids)) for pair in pairs]
+            found = self.last_hidden(shared_prompt.rows(lines, self.chat.pad_id))
+            chosen, rejected = found.unflatten(0, (-1, 2)).unbind(1)
+            return chosen, rejected
         prompts, completions = (
             [pair.prompt_ids for pair in pairs] * 2,
             [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs],
@@ -308,8 +319,12 @@ class RewardEnsemble:
         for member in self.members:
             member.model.requires_grad_(False)
 
+    @property
+    def shared_hidden_size(self) -> int:
+        return min(member.shared_hidden_size for member in self.members)
+
     def each(self, batch: Rows) -> Tensor:
-        """Each member's score of each row: B x members."""
+        """Each member's score of each text: N x members."""
         return torch.stack([member.scores(batch) for member in self.members], dim=1)
 
 
@@ -333,6 +348,7 @@ class SharedCritic(nn.Module):
         self.head = nn.Linear(width, 1, device=policy.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        self.keeps_texts_apart = True  # it reads what the policy computed
 
     def forward(self, batch: Rows, policy_hidden: Tensor) -> Tensor:
         """Values of the states before every completion token, row after row: N."""
@@ -345,6 +361,7 @@ class SeparateCritic(nn.Module):
     def __init__(self, start: RewardModel) -> None:
         super().__init__()
         self.model, self.head, self.precision = start.model.base_model, start.head, start.precision
+        self.keeps_texts_apart = start.keeps_texts_apart
 
     def forward(self, batch: Rows, policy_hidden: Tensor | None) -> Tensor:
         with self.precision():
@@ -354,9 +371,11 @@ class SeparateCritic(nn.Module):
 
 def completion_states(trunk: Any, batch: Rows) -> Tensor:
     """Hidden states before every completion token, row after row: N x d."""
-    more = {} if batch.positions is None else {"position_ids": batch.positions}
-    wanted = places(batch.input_ids, batch.states)[batch.completion_mask]
-    return hidden_at(trunk, wanted, batch.input_ids, attention_mask=batch.attention_mask, **more)
+    return hidden_of(trunk, places(batch.input_ids, batch.states)[batch.completion_mask], batch)
+
+
+def hidden_size(model: Any) -> int:
+    return int(model.config.get_text_config().hidden_size)
 
 
 def context_length(model: Any) -> int:

@@ -13,10 +13,8 @@ from collections.abc import Sequence
 import torch
 
 from training.core import batches
+from training.core.batches import Text
 from training.core.types import Rows
-
-Text = tuple[Sequence[int], Sequence[int]]
-"""Token ids that are only read, and those behind them whose log-probabilities are wanted."""
 
 
 def fill(lengths: Sequence[int], width: int) -> list[list[int]]:
@@ -56,6 +54,7 @@ def rows(lines: Sequence[Sequence[Text]], pad_id: int) -> Rows:
     states = torch.zeros(len(lines), longest, dtype=torch.long)
     tokens = torch.full((len(lines), longest), pad_id)
     learned = torch.zeros(len(lines), longest, dtype=torch.bool)
+    ends: list[int] = []
     for row, line in enumerate(lines):
         start = done = 0
         for number, (before, wanted) in enumerate(line):
@@ -66,8 +65,9 @@ def rows(lines: Sequence[Sequence[Text]], pad_id: int) -> Rows:
             states[row, done : done + len(wanted)] = torch.arange(first, end - 1)
             tokens[row, done : done + len(wanted)] = torch.tensor(list(wanted))
             learned[row, done : done + len(wanted)] = True
+            ends.append(row * width + end - 1)
             start, done = end, done + len(wanted)
     column = torch.arange(width)
     mask = (owner.unsqueeze(1) == owner.unsqueeze(2)) & (column <= column.unsqueeze(1))
-    parts = (input_ids, mask.unsqueeze(1), states, tokens, learned, positions)
+    parts = (input_ids, mask.unsqueeze(1), states, tokens, learned, torch.tensor(ends), positions)
     return Rows(*(part.to(batches.device()) for part in parts))

@@ -41,7 +41,7 @@ def train(job: Job) -> Iterator[Event]:
     limit = min(config.max_length, ensemble[0].context)
     pairs, unseen, counts = data.pairs(job.inputs["snapshot"], ensemble[0].chat, limit)
     yield from counts.notes(limit)
-    if not ensemble[0].shares_prompts:
+    if not ensemble[0].keeps_texts_apart:
         yield Note("log", "This model cannot keep two completions of one row apart: a pair takes two rows.")
     if not unseen:
         told = "There are no held-out pairs: accuracy is that on pairs it has seen, which says little."

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from training.core import batches
+from training.core import shared_prompt
 from training.core.chat import Chat
 from training.core.configs import PolicyConfig
 from training.core.models import RewardEnsemble, RewardModel
@@ -86,11 +86,13 @@ class RewardModelScore:
         ids = [self.ids(*row) for row in zip(prompts, completions, strict=True)]
         known = [(place, *both) for place, both in enumerate(ids) if both is not None]
         found: list[Opinion | None] = [None] * len(ids)
-        for group in batches.by_tokens([len(p) + len(c) for _place, p, c in known], self.microbatch_tokens):
-            rows = batches.rows(
-                [known[row][1] for row in group], [known[row][2] for row in group], self.model.chat.pad_id
-            )
-            scores = self.model.each(rows)
+        for group, batch in shared_prompt.in_batches(
+            [(p, c) for _place, p, c in known],
+            self.microbatch_tokens,
+            self.model.chat.pad_id,
+            self.model.shared_hidden_size,
+        ):
+            scores = self.model.each(batch)
             said = zip(scores.mean(1).tolist(), scores.std(1, correction=0).tolist(), strict=True)
             for row, opinion in zip(group, said, strict=True):
                 found[known[row][0]] = Opinion(*opinion) if math.isfinite(sum(opinion)) else None

@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from training.core import batches, data, lora, models, rewards, sampling, state, tensors
+from training.core import data, lora, models, rewards, sampling, shared_prompt, state, tensors
 from training.core.configs import PolicyConfig
 from training.core.processes import Processes
 from training.core.types import (
@@ -23,6 +23,7 @@ from training.core.types import (
     Part,
     Prompt,
     Rollout,
+    Rows,
     Sample,
 )
 
@@ -40,8 +41,20 @@ class Team(NamedTuple):
 
     policy: models.Policy
     reference: models.Policy | lora.WithoutAdapter
-    critic: nn.Module | None
+    critic: models.SharedCritic | models.SeparateCritic | None
     scorer: rewards.WeightedSum
+    shared_hidden_size: int
+    """The policy's, where policy, reference and critic can read several completions in one row; else 0."""
+
+    def in_batches(
+        self, rows: Sequence[int], prompts: Sequence[Prompt], completions: Sequence[Completion], budget: int
+    ) -> Iterator[tuple[list[int], Rows]]:
+        """These rows of a rollout, at most `budget` tokens a batch: their numbers, in its order, and it."""
+        texts = [(prompts[row].ids, completions[row].ids) for row in rows]
+        for places, batch in shared_prompt.in_batches(
+            texts, budget, self.policy.chat.pad_id, self.shared_hidden_size
+        ):
+            yield [rows[place] for place in places], batch
 
 
 def load(job: Job, *, critic: str | None) -> tuple[Team, list[Prompt], list[Note]]:
@@ -59,8 +72,20 @@ def load(job: Job, *, critic: str | None) -> tuple[Team, list[Prompt], list[Note
     )
     longest = max(len(prompt.ids) for prompt in prompts) + config.max_new_tokens
     valuer, more = load_critic(job, policy, reward_model, critic, longest)
-    team = Team(policy, reference, valuer, rewards.configured(config, reward_model))
+    scorer = rewards.configured(config, reward_model)
+    team = Team(policy, reference, valuer, scorer, shared_hidden_size(policy, reference, valuer))
     return team, prompts, [*notes, *more]
+
+
+def shared_hidden_size(
+    policy: models.Policy,
+    reference: models.Policy | lora.WithoutAdapter,
+    critic: models.SharedCritic | models.SeparateCritic | None,
+) -> int:
+    """Asked once, of the weights that a run starts with: a resumed run must make the same batches."""
+    readers = [policy, reference, *([critic] if critic else [])]
+    able = all(reader.keeps_texts_apart for reader in readers)
+    return models.hidden_size(policy.model) if able else 0
 
 
 def load_reference(job: Job, policy: models.Policy) -> models.Policy | lora.WithoutAdapter:
@@ -81,7 +106,7 @@ def load_reference(job: Job, policy: models.Policy) -> models.Policy | lora.With
 
 def load_critic(
     job: Job, policy: models.Policy, reward_model: rewards.RewardModelScore, kind: str | None, longest: int
-) -> tuple[nn.Module | None, list[Note]]:
+) -> tuple[models.SharedCritic | models.SeparateCritic | None, list[Note]]:
     """A value head on the policy's trunk, or a model of its own, or none.
 
     It reads what the policy wrote, up to `longest` tokens: it starts as the reward model where that one can,
@@ -220,15 +245,8 @@ def look(
     mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
     found = torch.zeros(4, *mask.shape)
     mine = processes.share(range(len(prompts)))
-    total = [len(prompt.ids) + len(row.ids) for prompt, row in zip(prompts, completions, strict=True)]
-    for places in batches.by_tokens([total[row] for row in mine], config.microbatch_tokens):
+    for group, batch in team.in_batches(mine, prompts, completions, config.microbatch_tokens):
         safe_point()
-        group = [mine[place] for place in places]
-        batch = batches.rows(
-            [prompts[row].ids for row in group],
-            [completions[row].ids for row in group],
-            team.policy.chat.pad_id,
-        )
         hidden, logprobs, entropy = team.policy.facts(batch, temperature=config.temperature, entropy=True)
         flat = (
             logprobs,
@@ -246,17 +264,10 @@ def look(
 
 def parts(job: Job, team: Team, found: Rollout, rows: Sequence[int]) -> Iterator[Part]:
     """This process's share of the rows, in micro-batches of similar length."""
-    config = cast(PolicyConfig, job.config)
-    rows = job.processes.share(rows)
-    lengths = [len(found.prompts[row].ids) + len(found.completions[row].ids) for row in rows]
-    for group in batches.by_tokens(lengths, config.microbatch_tokens):
+    budget = cast(PolicyConfig, job.config).microbatch_tokens
+    mine = job.processes.share(rows)
+    for some, batch in team.in_batches(mine, found.prompts, found.completions, budget):
         job.safe_point()
-        some = [rows[place] for place in group]
-        batch = batches.rows(
-            [found.prompts[row].ids for row in some],
-            [found.completions[row].ids for row in some],
-            team.policy.chat.pad_id,
-        )
         yield Part(some, found.completion_mask[some], batch)
 
 

@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from training.core import batches, data, lora, models, packing, sampling, shared_prompt, state
+from training.core import batches, data, lora, models, packing, sampling, state
 from training.core.configs import SFTConfig
 from training.core.types import (
     Checkpoint,
@@ -51,7 +51,7 @@ def train(job: Job) -> Iterator[Event]:
     if not held_out:
         yield Note("warning", "There are no held-out demonstrations: only the training loss is shown.")
 
-    packs = config.packing and shared_prompt.possible(policy.model.base_model, policy.chat.pad_id)
+    packs = config.packing and policy.keeps_texts_apart
     if config.packing and not packs:
         told = "This model cannot keep conversations of one row apart: packing is off, each takes a row."
         yield Note("warning", told)
@@ -154,7 +154,7 @@ def micro_batches(
 
 def token_logprobs(policy: models.Policy, lines: Lines, config: SFTConfig) -> Tensor:
     """Log-probabilities of the learned tokens, line after line; logits are computed at these places only."""
-    texts: list[list[packing.Text]] = []
+    texts: list[list[batches.Text]] = []
     for line in lines:
         learned = [loss_ids(example, config) for example in line]
         whole = [[*example.prompt_ids, *example.completion_ids] for example in line]

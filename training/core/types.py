@@ -133,13 +133,14 @@ class Completion(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Prompt and completion of B rows as one batch, right-padded."""
+    """Texts, prompt and completion, as one batch of B rows, right-padded; most often one text a row."""
 
     input_ids: Tensor  # B x L
     attention_mask: Tensor  # B x L, 1 on real tokens; or B x 1 x L x L, true where a row may look at a column
     states: Tensor  # B x T, the position whose output decides completion token t
     tokens: Tensor  # B x T, completion tokens
     completion_mask: Tensor  # B x T, true on completion tokens, EOS included
+    ends: Tensor  # of each text, the place of its last token in the flattened batch
     positions: Tensor | None = None  # B x L, where they are not the columns
 
 
