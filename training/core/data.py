@@ -26,7 +26,9 @@ def is_amount(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
-BESIDE: dict[str, tuple[str, Callable[[Any], bool]]] = {
+Beside = dict[str, tuple[str, Callable[[Any], bool]]]
+"""Of each field: what is wanted, in words, and whether a value is that."""
+BESIDE: Beside = {
     "margin": ("a number of at least 0", is_amount),
     "weight": ("a number of at least 0", is_amount),
     "tie": ("true or false", lambda value: isinstance(value, bool)),
@@ -42,8 +44,11 @@ BESIDE: dict[str, tuple[str, Callable[[Any], bool]]] = {
 """What a preference may say beside its texts."""
 
 
-def read_rows(path: Path, fields: dict[str, type]) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file; raises ProtocolError naming the line that is not as described in protocol.py."""
+def read_rows(path: Path, fields: dict[str, type], beside: Beside | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of a JSONL file; raises ProtocolError naming the line that is not as described in protocol.py.
+
+    `fields` must be there; those of `beside` may be missing.
+    """
     number = 0
     try:
         for number, row in enumerate(protocol.read_jsonl(path), start=1):
@@ -59,7 +64,7 @@ def read_rows(path: Path, fields: dict[str, type]) -> Iterator[dict[str, Any]]:
                 raise protocol.ProtocolError(
                     f"{path.name}, line {number}: split is {row['split']!r}, wanted train or held_out"
                 )
-            for name, (what, fits) in BESIDE.items() if "chosen" in fields else ():
+            for name, (what, fits) in (beside or {}).items():
                 if name in row and not fits(row[name]):
                     told = f"{name} is {json.dumps(row[name])[:40]}, wanted {what}"
                     raise protocol.ProtocolError(f"{path.name}, line {number}: {told}")
@@ -121,7 +126,7 @@ def pairs(path: Path, chat: Chat, limit: int) -> tuple[list[Pair], list[Pair], C
     """Training and held-out pairs of at most `limit` tokens a side; two equal texts teach nothing."""
     kept: dict[str, list[Pair]] = {"train": [], "held_out": []}
     counts = Counts("pairs")
-    for row in read_rows(path, {"prompt": list, "chosen": str, "rejected": str, "split": str}):
+    for row in read_rows(path, {"prompt": list, "chosen": str, "rejected": str, "split": str}, BESIDE):
         counts.read += 1
         chosen, rejected = chat.completion_ids(row["chosen"]), chat.completion_ids(row["rejected"])
         longest = max(len(chosen), len(rejected))

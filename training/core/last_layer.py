@@ -22,24 +22,18 @@ WORTH = 0.9
 """Share of the places from which on all may as well be computed."""
 
 
-def hidden_at(
-    trunk: Any, wanted: Tensor, input_ids: Tensor, *, once: Tensor | None = None, **inputs: Any
-) -> Tensor:
-    """Last hidden states at N places, numbers in the flattened batch: N x d.
-
-    `once`: each of these places once, where `wanted` repeats some: their gradients would count twice.
-    """
+def hidden_at(trunk: Any, wanted: Tensor, input_ids: Tensor, **inputs: Any) -> Tensor:
+    """Last hidden states at N places, numbers in the flattened batch: N x d."""
     network = feed_forward(trunk) if len(wanted) < WORTH * input_ids.numel() else None
-    with only_at(network, wanted if once is None else once) if network is not None else nullcontext():
+    # Each place once: completions that share a prompt begin at the same one, and its gradient counts once.
+    with only_at(network, torch.unique(wanted)) if network is not None else nullcontext():
         whole = trunk(input_ids=input_ids, **{"use_cache": False, **inputs})[0]
     return whole.flatten(0, 1).index_select(0, wanted)
 
 
 def hidden_of(trunk: Any, wanted: Tensor, batch: Rows) -> Tensor:
     """The same of a batch, with its mask and positions."""
-    more: dict[str, Any] = {}
-    if batch.positions is not None:  # completions that share a prompt begin at the same place
-        more = {"position_ids": batch.positions, "once": torch.unique(wanted)}
+    more = {} if batch.positions is None else {"position_ids": batch.positions}
     return hidden_at(trunk, wanted, batch.input_ids, attention_mask=batch.attention_mask, **more)
 
 
