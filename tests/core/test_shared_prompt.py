@@ -83,16 +83,7 @@ def test_a_row_by_hand() -> None:
     assert packed.positions[0].tolist() == [0, 1, 2, 2, 3, 0, 0, 0, 0]
     assert packed.ends.tolist() == [2, 4, 9 + 5, 9 + 8]
     assert packed.tokens[0].tolist() == [7, 8, 9, 0, 0, 0, 0, 0]
-    assert packed.states[0, :3].tolist() == [1, 1, 3] and packed.states[1].tolist() == [
-        0,
-        1,
-        2,
-        3,
-        4,
-        0,
-        6,
-        7,
-    ]
+    assert packed.states.tolist() == [[1, 1, 3, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 0, 6, 7]]
     assert packed.completion_mask.sum(1).tolist() == [3, 8]
     seen = ["1", "11", "111", "11 1", "11 11"]
     for row, columns in enumerate(seen):

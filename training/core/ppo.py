@@ -21,7 +21,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from training.core import batches, data, lora, losses, rewards, rollout, state, tensors
+from training.core import data, lora, losses, rewards, rollout, shared_prompt, state, tensors
 from training.core.configs import PPOConfig
 from training.core.types import (
     Checkpoint,
@@ -214,14 +214,10 @@ def imitate(team: rollout.Team, shown: Sequence[Demonstration], config: PPOConfi
     """Add the gradient of `ptx_coefficient` x mean loss per token of demonstrations; returns that loss."""
     tokens = sum(len(row.completion_ids) for row in shown)
     shown = job.processes.share(shown)
-    lengths = [len(row.prompt_ids) + len(row.completion_ids) for row in shown]
-    total = 0.0
-    for group in batches.by_tokens(lengths, config.microbatch_tokens):
+    texts = [(row.prompt_ids, row.completion_ids) for row in shown]
+    pad_id, total = team.policy.chat.pad_id, 0.0
+    for _rows, batch in shared_prompt.in_batches(texts, config.microbatch_tokens, pad_id, hidden_size=0):
         job.safe_point()
-        part = [shown[row] for row in group]
-        batch = batches.rows(
-            [row.prompt_ids for row in part], [row.completion_ids for row in part], team.policy.chat.pad_id
-        )
         loss = -team.policy.logprobs(batch).sum() / tokens
         (config.ptx_coefficient * loss).backward()
         total += float(loss.detach())
