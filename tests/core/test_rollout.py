@@ -156,6 +156,21 @@ def test_a_policy_with_more_tokens_is_read_again_and_one_with_fewer_is_not() -> 
     assert many.reads_ids_of(few) and not few.reads_ids_of(many)
 
 
+def test_a_policy_with_rows_beyond_its_tokenizer_is_read_again(tmp_path: Path) -> None:
+    """Vocabularies are padded, to other sizes in other models of a family; such ids can be drawn."""
+    padded = models.Policy(tiny.folder(tmp_path / "padded", model=tiny.gpt2(vocab_size=320)))
+    plain = models.RewardModel(tiny.folder(tmp_path / "plain"), fresh_head_seed=0)
+    scorer = rewards.RewardModelScore(plain, padded.chat)
+    assert not scorer.same_ids
+    written = padded.chat.completion_ids("red")
+    assert padded.chat.text([310, *written]) == "red"
+    found = scorer(
+        prompts()[:1] * 2, [Completion([310, *written], "red", True), Completion(written, "red", True)]
+    )
+    assert found[0] == found[1] and found[0] is not None
+    assert rewards.RewardModelScore(plain, models.Policy(tmp_path / "plain").chat).same_ids
+
+
 # --- the critic (items 32, 33, 35) ------------------------------------------------------------------
 
 

@@ -21,6 +21,8 @@ class Chat:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        # Ids that may occur: a model can write every row it has, also those that its tokenizer lacks.
+        self.id_count: int = len(tokenizer)
         if tokenizer.eos_token_id is None:
             raise Failure(
                 "no_eos", "the tokenizer has no end-of-text token", "Set eos_token in tokenizer_config.json."
@@ -89,10 +91,11 @@ class Chat:
         return ids[len(ids) - room :], True
 
     def reads_ids_of(self, writer: Chat) -> bool:
-        """Whether every id that the writer knows means the same text here; there may be more of them here."""
+        """Whether every id that the writer may write means the same text here; there may be more here."""
         known = self.tokenizer.get_vocab()
         return (
             all(known.get(token) == id for token, id in writer.tokenizer.get_vocab().items())
+            and self.id_count >= writer.id_count
             and self.eos_id == writer.eos_id
             and self.tokenizer.chat_template == writer.tokenizer.chat_template
         )

@@ -63,6 +63,7 @@ class Policy:
         self.chat = Chat(load_tokenizer(folder))
         self.mixed = dtype == "bfloat16"
         self.model = load(AutoModelForCausalLM, folder, halved=self.mixed and not learns)
+        self.chat.id_count = len(self.model.get_input_embeddings().weight)
         self.device = self.model.device
         ends = self.model.generation_config.eos_token_id if self.model.generation_config else None
         self.chat.stop_ids |= set(ends if isinstance(ends, list) else [] if ends is None else [ends])
@@ -225,6 +226,7 @@ class RewardModel:
         if fresh_head_seed is not None:
             self._fresh_head(fresh_head_seed)
             self._own_padding()
+        self.chat.id_count = len(self.model.get_input_embeddings().weight)
 
     def _fresh_head(self, seed: int) -> None:
         """Weights of standard deviation 1/sqrt(d+1), bias 0 (Stiennon et al. 2020, appendix B.1)."""
