@@ -39,6 +39,7 @@ MEMORY = 0.6
 """Our peak over theirs, of the parts that train."""
 START = 0.5
 """Our time from the start of the process to the first step, over theirs."""
+STARTED = ("reward", "ppo", "reinforce")
 # ------------------------------------------------------------------------------------------------------
 
 CALM = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -263,15 +264,15 @@ def compared(
     return figures
 
 
-def starts(bench: Bench, shape: str, folder: Path) -> dict[str, Any]:
-    """Whole starts in turn, of the reward model: from nothing to where the first step begins."""
-    told = commands(bench, "reward", shape, folder, 1, 0)
-    taken: dict[str, list[float]] = {"trl": [], "reward": []}
+def starts(bench: Bench, name: str, shape: str, folder: Path) -> dict[str, Any]:
+    """Whole starts of a part in turn: from nothing to where the first step begins."""
+    told = commands(bench, name, shape, folder, 1, 0)
+    taken: dict[str, list[float]] = {who: [] for who in told}
     for turn in range(bench.rounds + 1):
         for who in list(told)[:: 1 if turn % 2 else -1]:
             with side(told[who], folder / f"start.{who}.log") as live:
                 taken[who].append(live.to_first_step)
-    trl, ours = (taken[who][1:] for who in ("trl", "reward"))
+    trl, ours = (taken[who][1:] for who in ("trl", name))
     figures: dict[str, Any] = {"trl": {"seconds": spread(trl)}, "ours": {"seconds": spread(ours)}}
     figures["ratio_of_medians"] = round(statistics.median(ours) / statistics.median(trl), 3)
     figures["ratio_of_minima"] = round(min(ours) / min(trl), 3)
@@ -322,7 +323,7 @@ def measure(figures: dict[str, Any], bench: Bench, shapes: Sequence[str], parts:
             limit = limits(bench, folder / "theirs")
             for names in together(parts):
                 found = (
-                    {"start": starts(bench, shape, folder)}
+                    {f"start of {name}": starts(bench, name, shape, folder) for name in STARTED}
                     if names == ["start"]
                     else side_by_side(bench, names, shape, folder, limit)
                 )
