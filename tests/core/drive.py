@@ -43,9 +43,16 @@ class Killed(BaseException):
 def run(run_dir: Path) -> dict[str, Any]:
     """The outcome of one start of the trainer."""
     trainer.main([str(run_dir)])
-    outcome = protocol.read_outcome(run_dir)
-    assert outcome is not None
-    return outcome
+    return outcome(run_dir)
+
+
+def outcome(run_dir: Path) -> dict[str, Any]:
+    """How a run ended; where it is done, of the specification that it has now."""
+    found = protocol.read_outcome(run_dir)
+    assert found is not None
+    if found["status"] == "done":
+        assert found.pop("spec") == protocol.spec_hash(protocol.read_spec(run_dir))
+    return found
 
 
 def events(run_dir: Path, type: str) -> list[dict[str, Any]]:

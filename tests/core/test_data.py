@@ -141,6 +141,10 @@ def test_only_ties_or_equal_texts_fail_with_the_numbers(chat: Chat, tmp_path: Pa
         ('{"prompt": [], "chosen": "a"', "p.jsonl, line 2 is not JSON: "),
         ('{"prompt": "\xff"}', "p.jsonl, line 2 is not JSON: "),
         ('{"prompt": "a"}', "line 2: prompt is not a list"),
+        ('{"prompt": [{"role": "user", "content": "a"}]}', "line 2: chosen is missing$"),
+        ("7", "line 2: prompt is missing$"),
+        (json.dumps({**tiny.preferences(1)[0], "chosen": "\ud800"}), "line 2: chosen is not a text$"),
+        (json.dumps({**tiny.preferences(1)[0], "split": 3}), "line 2: split is not a text$"),
         (json.dumps({**tiny.preferences(1)[0], "prompt": []}), "line 2: prompt is not a list of messages"),
         (
             json.dumps({**tiny.preferences(1)[0], "prompt": [{"role": "user"}]}),
@@ -153,6 +157,16 @@ def test_a_broken_line_is_named(chat: Chat, tmp_path: Path, line: str, told: str
     path.write_text(json.dumps(tiny.preferences(1)[0]) + "\n" + line + "\n", encoding="latin-1")
     with pytest.raises(protocol.ProtocolError, match=told):
         data.pairs(path, chat, 64)
+
+
+def test_a_folder_in_the_place_of_a_file_is_told_of(chat: Chat, tmp_path: Path) -> None:
+    with pytest.raises(protocol.ProtocolError, match="p.jsonl cannot be read: Is a directory"):
+        data.pairs(tiny_folder(tmp_path / "p.jsonl"), chat, 64)
+
+
+def tiny_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
 # --- prompts ----------------------------------------------------------------------------------------

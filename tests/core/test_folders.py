@@ -12,6 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertLMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from tests.core import drive, tiny
 from training.core import folders, models
@@ -106,7 +115,7 @@ def test_weights_that_are_too_many_are_reported(gpt2: Path, tmp_path: Path, said
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("model.safetensors", "the weights of cut cannot be read"),
+        ("model.safetensors", "the weights of .*/cut cannot be read"),
         ("config.json", "cut/config.json is not JSON"),
     ],
 )
@@ -115,6 +124,68 @@ def test_a_file_that_ends_early_is_named(gpt2: Path, tmp_path: Path, name: str, 
     (cut / name).write_bytes((cut / name).read_bytes()[:-50])
     with pytest.raises(Failure, match=words):
         models.Policy(cut)
+
+
+# --- the wrong model, or half of one ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "neox"])
+def test_a_folder_without_its_tokenizer_is_refused(
+    request: pytest.FixtureRequest, tmp_path: Path, name: str
+) -> None:
+    """transformers makes one up, of special tokens: every text would be none."""
+    shape = GPTNeoXConfig(vocab_size=300, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    whole = (
+        tiny.folder(tmp_path / "neox", model=GPTNeoXForCausalLM(shape))
+        if name == "neox"
+        else request.getfixturevalue(name)
+    )
+    bare = shutil.copytree(whole, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
+    assert not list(bare.glob("tokenizer*"))
+    for load in (models.Policy, functools.partial(models.RewardModel, fresh_head_seed=3)):
+        with pytest.raises(Failure, match=r"/bare holds no tokenizer"):
+            load(bare)
+
+
+def test_a_text_that_the_model_has_no_token_for_is_told_of(gpt2: Path, tmp_path: Path) -> None:
+    """Of 300. Some published tokenizers know one more than their model, which few texts hold."""
+    more = tiny.tokenizer()
+    more.add_tokens(["<|tool|>"])
+    known = shutil.copytree(gpt2, tmp_path / "more")
+    more.save_pretrained(known)
+    chat = models.Policy(known).chat
+    assert chat.completion_ids("red cup") == models.Policy(gpt2).chat.completion_ids("red cup")
+    for read in (chat.completion_ids, lambda text: chat.prompt_ids([{"role": "user", "content": text}])):
+        with pytest.raises(Failure, match=r"reads '<\|tool\|>' as 300, and the model knows 300 tokens"):
+            read("red <|tool|> cup")
+
+
+def test_an_encoder_is_no_policy(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shape = BertConfig(
+        vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+    with pytest.raises(Failure, match="/bert, a BertLMHeadModel, looks at the tokens that come after"):
+        models.Policy(tiny.folder(tmp_path / "bert", model=BertForMaskedLM(shape)))
+    shape.is_decoder = True
+    models.Policy(tiny.folder(tmp_path / "decoder", model=BertLMHeadModel(shape)))
+
+
+def test_a_model_that_answers_what_an_encoder_read_is_no_policy(tmp_path: Path) -> None:
+    shape = T5Config(vocab_size=300, d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2)
+    with pytest.raises(Failure, match="/t5 is of a kind that transformers has no AutoModelForCausalLM of"):
+        models.Policy(tiny.folder(tmp_path / "t5", model=T5ForConditionalGeneration(shape)))
+
+
+def test_policy_and_reward_model_are_not_taken_for_one_another(gpt2: Path, tmp_path: Path) -> None:
+    """GPT-2's own head is its embeddings, so no weight is missing when a reward model is read as a policy."""
+    (tmp_path / "rm").mkdir()
+    models.RewardModel(gpt2, fresh_head_seed=3).save(tmp_path / "rm")
+    with pytest.raises(Failure, match="/rm is a GPT2ForSequenceClassification, as reward models are"):
+        models.Policy(tmp_path / "rm")
+    with pytest.raises(Failure, match="lacks weights") as failed:
+        models.RewardModel(gpt2)
+    assert "choose a reward model" in failed.value.hint
 
 
 def test_a_reward_model_s_log_says_where_its_head_came_from(gpt2: Path, tmp_path: Path) -> None:

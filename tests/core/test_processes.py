@@ -80,7 +80,7 @@ def test_two_processes_have_the_losses_of_one(
         [*LAUNCHER, "2", "-m", "training.core", str(two)],
         capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    assert protocol.read_outcome(two) == {"status": "done"}, done.stderr[-3000:]
+    assert drive.outcome(two) == {"status": "done"}, done.stderr[-3000:]
     assert done.returncode == 0
     alone, together = drive.metrics(one), drive.metrics(two)
     assert alone.keys() == together.keys()
@@ -107,7 +107,7 @@ def test_more_processes_than_rows_do_it_and_need_no_second_start(
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
-        assert protocol.read_outcome(three) == {"status": "done"}, done.stderr[-3000:]
+        assert drive.outcome(three) == {"status": "done"}, done.stderr[-3000:]
         assert done.returncode == 0
     assert list(drive.metrics(three)) == [1, 2]
 

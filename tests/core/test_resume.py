@@ -103,7 +103,7 @@ def start(run_dir: Path, before: str = "") -> subprocess.Popen[bytes]:
 
 def finish(run_dir: Path) -> None:
     assert start(run_dir).wait(200) == 0
-    assert protocol.read_outcome(run_dir) == {"status": "done"}
+    assert drive.outcome(run_dir) == {"status": "done"}
 
 
 def kill_after(process: subprocess.Popen[bytes], run_dir: Path, seen: int, step: int, delay: float) -> None:

@@ -192,6 +192,17 @@ def test_without_held_out_pairs_it_says_so(gpt2: Path, tmp_path: Path) -> None:
     assert not any("held_out/accuracy" in values for values in drive.metrics(made).values())
 
 
+def test_held_out_ties_alone_have_a_loss_and_no_accuracy(gpt2: Path, tmp_path: Path) -> None:
+    rows = [{**row, "split": "train", "tie": False} for row in tiny.preferences(12)]
+    rows += [{**row, "split": "held_out", "tie": True} for row in tiny.preferences(14)[12:]]
+    made = run(tmp_path / "run", gpt2, rows, epochs=1, members=2)
+    assert "All held-out pairs are ties" in drive.warnings(made)
+    figures = drive.metrics(made)[max(drive.metrics(made))]
+    assert figures["held_out/loss"] > 0 and not [name for name in figures if "accuracy" in name[8:]]
+    told = [event["message"] for event in drive.events(made, "log")]
+    assert any(line.startswith("Member 2: Kept the weights of step") for line in told)
+
+
 # --- figures (item 58) ------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from training.core import configs, models, rewards
-from training.core.types import Completion, Prompt, Rows
+from training.core.types import Completion, Failure, Prompt, Rows
 
 PROMPT = Prompt([{"role": "user", "content": "hello"}], [5], 0)
 COMPLETIONS = [
@@ -29,6 +29,16 @@ def test_length_and_pattern_by_hand() -> None:
     asked = [PROMPT] * 3
     assert rewards.length(asked, COMPLETIONS) == [3.0, 1.0, 4.0]
     assert rewards.Contains(r"\d{2}")(asked, COMPLETIONS) == [1.0, 0.0, 0.0]
+
+
+def test_a_pattern_that_would_take_years_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are more ways to read the letters than a computer counts; digits are found at once."""
+    monkeypatch.setattr(rewards, "PATTERN_SECONDS", 0.05)
+    long = [Completion([7], "x" * 60 + "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!", True)]
+    assert rewards.Contains(r"\d+")([PROMPT], long) == [0.0]
+    with pytest.raises(Failure, match=r"took over 0\.05 s on a completion of 107 characters") as failed:
+        rewards.Contains(r"(a|aa)+\$")([PROMPT], long)
+    assert failed.value.code == "bad_config"
 
 
 def test_the_sum_keeps_its_parts_and_what_cannot_be_scored_has_none() -> None:

@@ -313,8 +313,8 @@ def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen[bytes]) ->
 
 
 @pytest.mark.processes
-def test_kill_9_then_sigterm_then_the_same_output(inputs: Any, tmp_path: Path) -> None:
-    """One PPO run: killed, started, asked to stop, started again; against one that was left in peace."""
+def test_kill_9_then_sigterm_and_ctrl_c_then_the_same_output(inputs: Any, tmp_path: Path) -> None:
+    """One PPO run: killed, twice asked to stop, started again; against one that was left in peace."""
     settings = {**SETTINGS["ppo"], "steps": 12, "checkpoint_every": 1}
     peace = tiny.run_dir(tmp_path / "peace", "ppo", settings, inputs["ppo"])
     assert drive.run(peace) == {"status": "done"}
@@ -324,12 +324,12 @@ def test_kill_9_then_sigterm_then_the_same_output(inputs: Any, tmp_path: Path) -
     process.kill()
     process.wait()
     assert protocol.read_outcome(made) is None
-    process = start(made)
-    wait_for_step(made, 4, process)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
-    outcome = protocol.read_outcome(made)
-    assert outcome in ({"status": "cancelled"}, {"status": "done"})
+    for step, number in ((4, signal.SIGTERM), (7, signal.SIGINT)):
+        process = start(made)
+        wait_for_step(made, step, process)
+        process.send_signal(number)
+        assert process.wait(60) == 0
+        assert drive.outcome(made) in ({"status": "cancelled"}, {"status": "done"})
     assert drive.run(made) == {"status": "done"}
     same(made, peace)
 

@@ -16,6 +16,7 @@ import torch
 
 from tests.core import drive, tiny
 from tests.core.drive import SETTINGS
+from training.core import __main__ as trainer
 from training.core import configs, failures, models, protocol
 
 
@@ -31,6 +32,27 @@ def test_a_bad_configuration_names_the_setting(inputs: Any, tmp_path: Path) -> N
     outcome = failed(tiny.run_dir(tmp_path / "run", "ppo", {"steps": 0, "clipp": 1}, inputs["ppo"]))
     assert outcome["code"] == "bad_config"
     assert "steps: between 1" in outcome["message"] and "did you mean 'clip'" in outcome["message"]
+
+
+def test_what_can_be_mended_is_said_in_the_terminal_without_a_traceback(
+    inputs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = failed(tiny.run_dir(tmp_path / "run", "ppo", {"steps": 0}, inputs["ppo"]))
+    assert capsys.readouterr().err == f"{outcome['message']}\n{outcome['hint']}\n"
+
+
+def test_another_specification_of_a_finished_run_is_refused(
+    inputs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tiny.run_dir(tmp_path / "run", "sft", {"epochs": 1}, inputs["sft"])
+    assert drive.run(made) == {"status": "done"}
+    before = (made / "outcome.json").read_bytes()
+    assert trainer.main([str(made)]) == 0
+    spec = json.loads((made / "spec.json").read_text())
+    (made / "spec.json").write_text(json.dumps({**spec, "config": {"epochs": 2}}))
+    assert trainer.main([str(made)]) == 2
+    assert "holds a finished run of another spec.json" in capsys.readouterr().err
+    assert (made / "outcome.json").read_bytes() == before
 
 
 def test_an_unknown_kind_and_another_version_are_refused(inputs: Any, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ On several GPUs: `python -m torch.distributed.run --standalone --nproc-per-node 
 All processes do the same steps on shares of the rows; the first alone writes.
 
 Exit code 0: done or cancelled; 1: failed, and outcome.json says why; 2: no run directory, or another trainer
-works in it.
+works in it, or it holds a finished run of another spec.json.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from training.core import failures, protocol
 from training.core.run import StopRequest, follow, run
@@ -78,15 +79,16 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # products on GPUs that repeat to the bit
     stop = StopRequest()
-    if (protocol.read_outcome(run_dir) or {}).get("status") == "done":  # several processes all see it
-        return 0
+    outcome = protocol.read_outcome(run_dir)
+    if outcome and outcome["status"] == "done":  # several processes all see it
+        return done_already(run_dir, outcome)
     if os.environ.get("RANK", "0") != "0":
         try:
             return follow(run_dir, stop)
         except Exception as error:
             # The first process only sees that this one is gone: what happened must be told from here.
             if protocol.read_outcome(run_dir) is None:
-                failures.tell(run_dir, error)
+                protocol.write_outcome(run_dir, "failed", **failures.facts(run_dir, error))
             raise
     with locked(run_dir) as free:
         if not free:
@@ -95,23 +97,42 @@ def main(arguments: list[str]) -> int:
         return lead(run_dir, stop)
 
 
+def done_already(run_dir: Path, outcome: dict[str, Any]) -> int:
+    """What is done is not done again, and another spec is not what was done; the exit code."""
+    try:
+        asked = protocol.spec_hash(protocol.read_spec(run_dir))
+    except protocol.ProtocolError as error:
+        asked = str(error)
+    if outcome.get("spec", asked) == asked:  # older outcomes do not say
+        return 0
+    told = f"{run_dir} holds a finished run of another spec.json: start this one in a folder of its own"
+    print(told, file=sys.stderr)
+    return 2
+
+
 def lead(run_dir: Path, stop: StopRequest) -> int:
     """What the first process does, and how it ended; the exit code."""
     (run_dir / "checkpoints").mkdir(exist_ok=True)
     (run_dir / "outcome.json").unlink(missing_ok=True)
     events = protocol.Events(run_dir)
     try:
-        run(run_dir, events, stop)
+        spec = run(run_dir, events, stop)
     except Exception as error:
         protocol.remove_half_written(run_dir)  # on a full disk this makes room to say what happened
         if type(error).__name__ == "Stopped":
             protocol.write_outcome(run_dir, "cancelled")
             return 0
-        traceback.print_exc()
-        told = protocol.read_outcome(run_dir)  # by another process, which failed first
-        events.write("error", message=told["message"] if told else failures.tell(run_dir, error))
+        other = protocol.read_outcome(run_dir)  # of another process, which failed first
+        facts = other or failures.facts(run_dir, error)
+        if facts["code"] == "unexpected":
+            traceback.print_exc()
+        else:
+            print(f"{facts['message']}\n{facts['hint']}", file=sys.stderr)
+        if not other:
+            protocol.write_outcome(run_dir, "failed", **facts)
+        events.write("error", message=facts["message"])
         return 1
-    protocol.write_outcome(run_dir, "done")
+    protocol.write_outcome(run_dir, "done", spec=spec)
     return 0
 
 

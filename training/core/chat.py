@@ -58,13 +58,21 @@ class Chat:
             raise Failure("bad_input", told, "Leave such prompts out, or choose another model.") from error
         return cast(str, rendered)
 
+    def _ids(self, text: str) -> list[int]:
+        """Raises Failure where the model has no row for one: some tokenizers know a token more than it."""
+        ids = cast(list[int], self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if ids and max(ids) >= self.id_count:
+            token = self.tokenizer.convert_ids_to_tokens(max(ids))
+            told = f"the tokenizer reads {token!r} as {max(ids)}, and the model knows {self.id_count} tokens"
+            raise Failure("bad_input", told, "Leave such texts out, or give the model its own tokenizer.")
+        return ids
+
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        return cast(list[int], self.tokenizer(self.render(messages), add_special_tokens=False)["input_ids"])
+        return self._ids(self.render(messages))
 
     def completion_ids(self, text: str) -> list[int]:
         """Ids of a completion with its EOS."""
-        ids = self.tokenizer(self.lead + text, add_special_tokens=False)["input_ids"]
-        return [*ids, self.eos_id]
+        return [*self._ids(self.lead + text), self.eos_id]
 
     def text(self, completion_ids: Sequence[int]) -> str:
         """What a person reads: no special tokens, no lead, no spaces around."""

@@ -26,6 +26,7 @@ def is_amount(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
+WANTED = {str: "a text", list: "a list", int: "a whole number"}
 Beside = dict[str, tuple[str, Callable[[Any], bool]]]
 """Of each field: what is wanted, in words, and whether a value is that."""
 BESIDE: Beside = {
@@ -53,9 +54,11 @@ def read_rows(path: Path, fields: dict[str, type], beside: Beside | None = None)
     try:
         for number, row in enumerate(protocol.read_jsonl(path), start=1):
             for name, wanted in fields.items():
-                if not isinstance(row, dict) or not isinstance(row.get(name), wanted):
+                if not isinstance(row, dict) or name not in row:
+                    raise protocol.ProtocolError(f"{path.name}, line {number}: {name} is missing")
+                if not (is_text(row[name]) if wanted is str else isinstance(row[name], wanted)):
                     raise protocol.ProtocolError(
-                        f"{path.name}, line {number}: {name} is not a {wanted.__name__}"
+                        f"{path.name}, line {number}: {name} is not {WANTED[wanted]}"
                     )
             if not row["prompt"] or not all(map(is_message, row["prompt"])):
                 told = "prompt is not a list of messages, each with a role and a content"
@@ -71,10 +74,20 @@ def read_rows(path: Path, fields: dict[str, type], beside: Beside | None = None)
             yield row
     except ValueError as error:
         raise protocol.ProtocolError(f"{path.name}, line {number + 1} is not JSON: {error}") from error
+    except OSError as error:
+        raise protocol.ProtocolError(f"{path.name} cannot be read: {error.strerror}") from error
 
 
 def is_message(turn: object) -> bool:
-    return isinstance(turn, dict) and all(isinstance(turn.get(name), str) for name in ("role", "content"))
+    return isinstance(turn, dict) and all(is_text(turn.get(name)) for name in ("role", "content"))
+
+
+def is_text(value: object) -> bool:
+    """JSON can also hold halves of characters (lone surrogates), which no tokenizer reads."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 class Counts:
@@ -115,7 +128,8 @@ def demonstrations(
         counts.shortened += lost
         kept[row["split"]].append(Demonstration(row["prompt"], prompt, completion))
     if not kept["train"]:
-        told = f"no demonstration to learn from: of {counts.read}, {counts.too_long} are too long"
+        told = f"no demonstration to learn from: of {counts.read}, {counts.too_long} are too long "
+        told += f"and {len(kept['held_out'])} held out"
         hint = "Collect demonstrations, or raise max_length if they are all too long."
         raise Failure("no_data", told, hint)
     counts.train, counts.held_out = len(kept["train"]), len(kept["held_out"])
@@ -173,8 +187,8 @@ def prompts(path: Path, chat: Chat, *, limit: int, new_tokens: int) -> tuple[lis
         else:
             kept.append(Prompt(messages, ids, row["prompt_id"]))
     told = (
-        f"{too_long} of {read} prompts are too long: the model's context of {limit} tokens leaves {room} "
-        f"beside {new_tokens} new ones, the longest prompt has {longest}"
+        f"{too_long} of {read} prompts are too long: the model's context of {limit} tokens leaves "
+        f"{max(0, room)} beside {new_tokens} new ones, the longest prompt has {longest}"
     )
     if not read:
         raise Failure("no_data", f"{path.name} holds no prompt", "Choose a set of prompts that has some.")

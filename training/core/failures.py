@@ -56,10 +56,8 @@ def explain(error: Exception, kind: str = "") -> dict[str, str] | None:
     return None
 
 
-def tell(run_dir: Path, error: Exception) -> str:
-    """Write the outcome of a run that cannot go on; returns its message."""
+def facts(run_dir: Path, error: Exception) -> dict[str, str]:
+    """Code, message and hint of a run that cannot go on."""
     hint = "This is a fault of the program: the run's log file has the details."
     ours = {"code": "unexpected", "message": f"{type(error).__name__}: {error}", "hint": hint}
-    facts = explain(error, kind_of(run_dir)) or ours
-    protocol.write_outcome(run_dir, "failed", **facts)
-    return facts["message"]
+    return explain(error, kind_of(run_dir)) or ours

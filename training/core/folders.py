@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
@@ -26,22 +26,24 @@ LOADING = logging.getLogger("transformers.modeling_utils")
 HEAD = "score.weight"
 """Of every sequence classifier that transformers makes of a language model."""
 WHOLE = "Give the whole folder, as save_pretrained of the model's class writes it."
+CAUSAL = "Choose a causal language model, such as a GPT or a Llama."
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def refuse_unsafe(folder: Path) -> None:
     """Weights that a pickle holds, and code that a checkpoint brings along, are never loaded."""
     if not (folder / "config.json").is_file():
-        raise Failure("bad_input", f"{folder.name} holds no config.json", "Give a transformers model folder.")
+        told = f"{called(folder)} holds no config.json"
+        raise Failure("bad_input", told, "Give a transformers model folder.")
     for path in sorted(folder.glob("*.json")):
         try:
             described = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise Failure("bad_input", f"{folder.name}/{path.name} is not JSON: {error}", WHOLE) from error
+            raise Failure("bad_input", f"{called(folder)}/{path.name} is not JSON: {error}", WHOLE) from error
         if isinstance(described, dict) and "auto_map" in described:
             raise Failure(
                 "custom_code",
-                f"{folder.name}/{path.name} asks for code of its own (auto_map)",
+                f"{called(folder)}/{path.name} asks for code of its own (auto_map)",
                 "Only model classes that transformers itself brings are run.",
             )
     pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLE_SUFFIXES]
@@ -49,14 +51,45 @@ def refuse_unsafe(folder: Path) -> None:
         found = f"{pickles[0]}, a pickle" if pickles else "no safetensors"
         raise Failure(
             "unsafe_weights",
-            f"{folder.name} holds {found}",
+            f"{called(folder)} holds {found}",
             "Convert the weights to safetensors, and remove every other weight file.",
         )
 
 
+def called(folder: Path) -> str:
+    """A folder's name and that of the one it lies in: every trained model lies in a folder named output."""
+    return "/".join(folder.parts[-2:])
+
+
 def load_tokenizer(folder: Path) -> Any:
+    """Raises Failure where there is none: transformers would make one up that reads every text as nothing."""
     refuse_unsafe(folder)
-    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    try:
+        found = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError, ImportError) as error:
+        told = f"{called(folder)} holds no tokenizer that can be read: {str(error).splitlines()[0]}"
+        raise Failure("bad_input", told, WHOLE) from error
+    if len(found) <= len(found.all_special_tokens):
+        raise Failure("bad_input", f"{called(folder)} holds no tokenizer", WHOLE)
+    return found
+
+
+def refuse_other_kinds(kind: Any, folder: Path) -> None:
+    """transformers would make a language model of a classifier's trunk, and say so on stderr at most."""
+    described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    classes = described.get("architectures") or [] if isinstance(described, dict) else []
+    if kind is AutoModelForCausalLM and any("ForSequenceClassification" in name for name in classes):
+        told = f"{called(folder)} is a {classes[0]}, as reward models are, not a language model"
+        raise Failure("bad_input", told, "Choose a policy here.")
+
+
+@torch.no_grad()
+def refuse_encoder(model: Any, folder: Path) -> None:
+    """transformers gives encoders a language model's head, too, and lets them look at what comes."""
+    first, same = model.base_model(input_ids=torch.tensor([[1, 0], [1, 1]]))[0][:, 0]
+    if float((first - same).abs().max()) > 1e-4 * float(first.abs().max()):
+        told = f"{called(folder)}, a {type(model).__name__}, looks at the tokens that come after"
+        raise Failure("bad_input", told, CAUSAL)
 
 
 def load(kind: Any, folder: Path, *, halved: bool = False, new_head: bool = False, **extra: Any) -> Any:
@@ -67,6 +100,7 @@ def load(kind: Any, folder: Path, *, halved: bool = False, new_head: bool = Fals
     Raises Failure where weights are missing: transformers would fill them with random numbers of no seed.
     """
     refuse_unsafe(folder)
+    refuse_other_kinds(kind, folder)
     held = HeldReport()
     LOADING.addFilter(held)
     try:
@@ -81,16 +115,25 @@ def load(kind: Any, folder: Path, *, halved: bool = False, new_head: bool = Fals
             **extra,
         )
         if lacking := lacked(found) - ({HEAD} if new_head else set()):
-            told = f"{folder.name} lacks weights of a {type(model).__name__}: {first_few(lacking)}"
-            raise Failure("bad_input", told, WHOLE)
+            told = f"{called(folder)} lacks weights of a {type(model).__name__}: {first_few(lacking)}"
+            bare = "It is a language model: choose a reward model, which the kind reward_model makes of one."
+            raise Failure("bad_input", told, bare if only_the_head_differs(found) else WHOLE)
         if new_head and only_the_head_differs(found):
             held.records.clear()
     except SafetensorError as error:
-        raise Failure("bad_input", f"the weights of {folder.name} cannot be read: {error}", WHOLE) from error
+        told = f"the weights of {called(folder)} cannot be read: {error}"
+        raise Failure("bad_input", told, WHOLE) from error
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        told = f"{called(folder)} is of a kind that transformers has no {kind.__name__} of"
+        raise Failure("bad_input", told, CAUSAL) from error
     finally:
         LOADING.removeFilter(held)
         for record in held.records:
             LOADING.handle(record)
+    if kind is AutoModelForCausalLM:
+        refuse_encoder(model, folder)
     fuse_gelu(model)
     if halved:
         halve(model)

@@ -35,12 +35,14 @@ def differences(job: Job, model: RewardModel, pairs: Sequence[Pair], tokens: int
 
 @torch.no_grad()
 def figures(judgement: Judgement, pairs: Sequence[Pair], difference: Tensor) -> dict[str, float]:
-    """Loss of the answers; accuracy and calibration on decided pairs.
+    """Loss of the answers; accuracy and calibration on decided pairs, where there are any.
 
     A tie has a loss where the model of ties gives it a probability; elsewhere it is left out.
     """
     loss, opposite = (judgement.answer_loss(sign * difference, pairs) for sign in (1, -1))
     decided = which_are_decided(pairs)
+    if not decided.any():
+        return {"held_out/loss": float(loss.mean())}
     read = decided if judgement.config.ties == "half" else torch.ones_like(decided)
     return {
         "held_out/loss": float(loss[read].mean()),
@@ -50,9 +52,8 @@ def figures(judgement: Judgement, pairs: Sequence[Pair], difference: Tensor) -> 
 
 
 def which_are_decided(pairs: Sequence[Pair]) -> Tensor:
-    """True on pairs that are no ties, or on all where all are ties: N."""
-    ties = torch.tensor([pair.tie for pair in pairs], device=batches.device())
-    return ~ties if not ties.all() else ties
+    """True on pairs that are no ties: N."""
+    return torch.tensor([not pair.tie for pair in pairs], device=batches.device())
 
 
 def human_agreement(pairs: Sequence[Pair]) -> float | None:

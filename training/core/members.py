@@ -80,7 +80,11 @@ class Member:
         if self.best.tensors:
             state.restore_weights(self.learned, self.best.tensors, "")
             told = f"whose held-out loss of {self.best.loss:.4f} is the least."
-            yield Note("log", f"Kept the weights of step {self.best.step}, {told}")
+            yield Note("log", self.named(f"Kept the weights of step {self.best.step}, {told}"))
+
+    def named(self, told: str) -> str:
+        """What is told of this member, with its number where there are several."""
+        return f"Member {self.number}: {told}" if self.config.members > 1 else told
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds of it."""

@@ -12,14 +12,16 @@
       checkpoints/     step-000040/ complete or absent; manifest.json (sha256 of each file) is written last
       tensorboard/     the metrics and samples of events.jsonl once more, as event files for TensorBoard
       output/          the finished model (or completions.jsonl) with its manifest.json
-      outcome.json     {"status": "done" | "cancelled"} or {"status": "failed", "code", "message", "hint"}
+      outcome.json     {"status": "done", "spec": hash of what spec.json says} or {"status": "cancelled"} or
+                       {"status": "failed", "code", "message", "hint"}
 
 Input files (JSONL, one object a line, UTF-8); those of a snapshot are preferences or demonstrations:
     preferences     {"prompt": [messages], "chosen": str, "rejected": str, "margin": float, "tie": bool,
                      "weight": float, "split": "train" | "held_out", "prompt_id": int, "preference_id": int,
                      "annotator"?: int (within this file only), "agreement"?: float (share of the comparison's
                      other judgements that say the same, a tie counted half; absent where there is no other)};
-                     margin and weight are finite and 0 at least; annotator and agreement may be null
+                     margin: 1, 2, 3 from slightly to much better, 0 where no strength was said, others are
+                     read as the nearest of these; weight: 0 at least; annotator and agreement may be null
     demonstrations  {"prompt": [messages], "completion": str, "split": "train" | "held_out"}
     prompts         {"prompt": [messages], "prompt_id": int}
 `sample` writes output/completions.jsonl: {"prompt_id", "index", "completion", "token_count", "finish_reason":

@@ -94,8 +94,9 @@ def train(job: Job) -> Iterator[Event]:
         yield from last_look(job, members, unseen, steps)
     for member in members:
         if told := member.judgement.told():
-            yield Note("log", told)
-        yield score_scale.normalise(job, member.model, pairs, config.microbatch_tokens)
+            yield Note("log", member.named(told))
+        told = score_scale.normalise(job, member.model, pairs, config.microbatch_tokens)
+        yield Note("log", member.named(told))
     yield Phase("saving", steps, steps)
     for member in members:
         if config.lora_rank:
@@ -160,7 +161,7 @@ def evaluate(job: Job, members: Sequence[Member], unseen: Sequence[Pair]) -> dic
     if len(members) > 1:
         together = torch.stack([member.difference for member in members])
         values["held_out/disagreement"] = float(together.std(0, correction=0).mean())
-        decided = held_out.which_are_decided(unseen)
+    if len(members) > 1 and (decided := held_out.which_are_decided(unseen)).any():
         values["held_out/ensemble_accuracy"] = float(held_out.right(together.mean(0)[decided]).mean())
     return values
 
@@ -168,7 +169,11 @@ def evaluate(job: Job, members: Sequence[Member], unseen: Sequence[Pair]) -> dic
 def last_look(job: Job, members: Sequence[Member], unseen: Sequence[Pair], steps: int) -> Iterator[Event]:
     """Held-out figures of the weights that are kept, before their scores are scaled."""
     found = evaluate(job, members, unseen)
-    count = sum(not pair.tie for pair in unseen) or len(unseen)
+    count = sum(not pair.tie for pair in unseen)
+    if not count:
+        yield Metrics(steps, steps, found)
+        yield Note("warning", "All held-out pairs are ties: there is no accuracy to tell.")
+        return
     low, high = held_out.wilson(found["held_out/accuracy"] * count, count)
     found |= {"held_out/accuracy_low": low, "held_out/accuracy_high": high}
     told = f"Held-out accuracy {found['held_out/accuracy']:.1%} ({low:.1%} to {high:.1%}) on {count} pairs"

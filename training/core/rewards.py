@@ -7,10 +7,10 @@ without a score leaves the rollout: a silent 0 would be a lie that the policy le
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import regex
 import torch
 from torch import Tensor
 
@@ -18,8 +18,10 @@ from training.core import shared_prompt
 from training.core.chat import Chat
 from training.core.configs import PolicyConfig
 from training.core.models import RewardEnsemble, RewardModel
-from training.core.types import Completion, Prompt
+from training.core.types import Completion, Failure, Prompt
 
+PATTERN_SECONDS = 1.0
+"""For one completion: an ordinary pattern takes some microseconds."""
 Scores = list[float | None]
 RewardFunction = Callable[[Sequence[Prompt], Sequence[Completion]], Scores]
 
@@ -105,13 +107,24 @@ def length(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scor
 
 
 class Contains:
-    """1 for a completion in which a regular expression is found, else 0."""
+    """1 for a completion in which a regular expression is found, else 0.
+
+    Raises Failure where one completion takes longer than PATTERN_SECONDS: nested repetitions can take years.
+    """
 
     def __init__(self, pattern: str) -> None:
-        self.pattern = re.compile(pattern)
+        self.pattern = regex.compile(pattern)
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
-        return [float(bool(self.pattern.search(completion.text))) for completion in completions]
+        return [float(self._found(completion.text)) for completion in completions]
+
+    def _found(self, text: str) -> bool:
+        try:
+            return self.pattern.search(text, timeout=PATTERN_SECONDS) is not None
+        except TimeoutError as error:
+            told = f"the pattern took over {PATTERN_SECONDS:g} s on a completion of {len(text)} characters"
+            hint = "Write it without repetitions of what is itself repeated, as (a+)+ is."
+            raise Failure("bad_config", told, hint) from error
 
 
 class WeightedSum:

@@ -98,7 +98,7 @@ def load_reference(job: Job, policy: models.Policy) -> models.Policy | lora.With
             return lora.WithoutAdapter(policy)
     reference = models.Policy(job.inputs["reference"], dtype=config.precision, learns=False)
     if not reference.chat.reads_ids_of(policy.chat) or reference.context < policy.context:
-        told = "policy and reference have different tokenizers, templates or contexts"
+        told = "policy and reference differ in tokenizer, template, number of tokens or context"
         raise Failure("bad_input", told, "Choose a reference that the policy descends from.")
     reference.model.requires_grad_(False)
     return reference

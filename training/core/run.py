@@ -34,15 +34,17 @@ SECONDS_WINDOW = 20
 
 
 class StopRequest:
-    """SIGTERM sets it; the work looks at it where stopping is safe."""
+    """SIGTERM or Ctrl-C sets it; the work looks at it where stopping is safe. A second Ctrl-C kills."""
 
     def __init__(self) -> None:
         self.seen = False
         self.processes: Processes | None = None
-        signal.signal(signal.SIGTERM, self._see)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._see)
 
     def _see(self, number: int, frame: object) -> None:
         self.seen = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def stopping(self) -> bool:
         """At a step boundary; several processes answer alike, whichever got the signal."""
@@ -92,8 +94,8 @@ def read_inputs(run_dir: Path, spec: dict[str, Any], wanted: Collection[str]) ->
     return found
 
 
-def run(run_dir: Path, events: protocol.Events, stop: StopRequest) -> None:
-    """Do what spec.json says; raises whatever keeps it from being done."""
+def run(run_dir: Path, events: protocol.Events, stop: StopRequest) -> str:
+    """Do what spec.json says, and return its hash; raises whatever keeps it from being done."""
     events.write("phase", phase="loading", step=0, total_steps=0)
     spec = protocol.read_spec(run_dir)
     config = configs.parse(spec["kind"], spec["config"])
@@ -130,6 +132,7 @@ def run(run_dir: Path, events: protocol.Events, stop: StopRequest) -> None:
         raise
     board.close()
     protocol.seal(aside, run_dir / "output")
+    return protocol.spec_hash(spec)
 
 
 def follow(run_dir: Path, stop: StopRequest) -> int:

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from training.core import batches, models
-from training.core.types import Failure, Job, Note, Pair
+from training.core.types import Failure, Job, Pair
 
 
 @torch.no_grad()
-def normalise(job: Job, model: models.RewardModel, pairs: Sequence[Pair], tokens: int) -> Note:
-    """Give the training completions' scores mean 0 and standard deviation 1 (Ziegler et al. 2019, 2.1)."""
+def normalise(job: Job, model: models.RewardModel, pairs: Sequence[Pair], tokens: int) -> str:
+    """Give the training completions' scores mean 0 and standard deviation 1 (Ziegler et al. 2019, 2.1).
+
+    Returns what was done to them, in words.
+    """
     hidden = torch.zeros(2, len(pairs), model.head.in_features, dtype=torch.float64)
     for rows in batches.by_tokens([model.pair_tokens(pair) for pair in pairs], tokens):
         job.safe_point()
@@ -30,7 +33,7 @@ def normalise(job: Job, model: models.RewardModel, pairs: Sequence[Pair], tokens
     model.head.weight.copy_((moved / float((hidden @ moved).std())).unsqueeze(0))
     change = float(((hidden @ moved) - (scores - scores.mean())).abs().max()) / deviation
     told = f"Scores were moved by {-float(scores.mean()):.3f} and divided by {deviation:.3f}, "
-    return Note("log", told + f"exact to {change:.1e} of their deviation.")
+    return told + f"exact to {change:.1e} of their deviation."
 
 
 def shifted_head(hidden: Tensor, weight: Tensor, shift: float) -> Tensor:
