@@ -39,7 +39,7 @@ def at(path: Sequence[Point], kl: float) -> Point | None:
             low, high = (math.sqrt(max(0.0, one.kl)) for one in (before, after))
             part = (math.sqrt(kl) - low) / (high - low) if high > low else 0.0
             first, second = (
-                low + part * (high - low) for low, high in zip(before.golds, after.golds, strict=True)
+                start + part * (end - start) for start, end in zip(before.golds, after.golds, strict=True)
             )
             return Point(kl, before.proxy + part * (after.proxy - before.proxy), (first, second))
     return None

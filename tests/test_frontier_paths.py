@@ -51,6 +51,13 @@ def test_of_paths_that_stay_level_no_fall_is_expected() -> None:
     assert abs(statistics.mean(found)) < 4 * statistics.stdev(found) / 2000**0.5
 
 
+def test_what_may_be_chance_is_no_fall() -> None:
+    assert falls({"fall": (0.1, 0.01, 0.2)}) and not falls({"fall": (0.1, -0.01, 0.2)})
+    random_ = random.Random(2)
+    found = [mean([fall(walked(random_, LEVEL)) for _ in range(5)]) for _ in range(100)]
+    assert sum(falls({"fall": one}) for one in found) <= 15  # five values make a narrow bootstrap
+
+
 def test_five_paths_that_lose_what_they_had_count_as_falling() -> None:
     random_ = random.Random(1)
     found = mean([fall(walked(random_, [*LEVEL, 0.6, 0.5])) for _ in range(5)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,13 @@ class Killed(BaseException):
 
 def run(run_dir: Path) -> dict[str, Any]:
     """The outcome of one start of the trainer."""
-    trainer.main([str(run_dir)])
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        trainer.main([str(run_dir)])
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
     return outcome(run_dir)
 
 

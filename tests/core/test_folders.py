@@ -147,6 +147,32 @@ def test_a_folder_without_its_tokenizer_is_refused(
             load(bare)
 
 
+@pytest.mark.parametrize("content", ["{}", "{", "[]"])
+def test_a_tokenizer_that_is_none_is_refused(gpt2: Path, tmp_path: Path, content: str) -> None:
+    bad = shutil.copytree(gpt2, tmp_path / "bad")
+    (bad / "tokenizer.json").write_text(content)
+    with pytest.raises(Failure, match="/bad") as failed:
+        models.Policy(bad)
+    assert failed.value.code == "bad_input"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_type": None}, "/odd/config.json names no model_type"),
+        ({"model_type": "gpt99"}, "/odd is a gpt99, which transformers .* does not know"),
+    ],
+)
+def test_a_model_that_transformers_does_not_know_is_refused(
+    gpt2: Path, tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    odd = shutil.copytree(gpt2, tmp_path / "odd")
+    described = json.loads((odd / "config.json").read_text())
+    (odd / "config.json").write_text(json.dumps({**described, **changes}))
+    with pytest.raises(Failure, match=words):
+        models.Policy(odd)
+
+
 def test_a_text_that_the_model_has_no_token_for_is_told_of(gpt2: Path, tmp_path: Path) -> None:
     """Of 300. Some published tokenizers know one more than their model, which few texts hold."""
     more = tiny.tokenizer()

@@ -156,19 +156,29 @@ def test_a_policy_with_more_tokens_is_read_again_and_one_with_fewer_is_not() -> 
     assert many.reads_ids_of(few) and not few.reads_ids_of(many)
 
 
-def test_a_policy_with_rows_beyond_its_tokenizer_is_read_again(tmp_path: Path) -> None:
+def test_a_completion_with_a_row_beyond_the_reward_model_s_is_read_again(tmp_path: Path) -> None:
     """Vocabularies are padded, to other sizes in other models of a family; such ids can be drawn."""
     padded = models.Policy(tiny.folder(tmp_path / "padded", model=tiny.gpt2(vocab_size=320)))
     plain = models.RewardModel(tiny.folder(tmp_path / "plain"), fresh_head_seed=0)
     scorer = rewards.RewardModelScore(plain, padded.chat)
-    assert not scorer.same_ids
     written = padded.chat.completion_ids("red")
-    assert padded.chat.text([310, *written]) == "red"
+    assert scorer.same_ids and padded.chat.text([310, *written]) == "red"
     found = scorer(
         prompts()[:1] * 2, [Completion([310, *written], "red", True), Completion(written, "red", True)]
     )
     assert found[0] == found[1] and found[0] is not None
-    assert rewards.RewardModelScore(plain, models.Policy(tmp_path / "plain").chat).same_ids
+
+
+def test_a_critic_has_a_row_for_all_that_the_policy_can_write(tmp_path: Path) -> None:
+    padded = tiny.folder(tmp_path / "padded", model=tiny.gpt2(vocab_size=320))
+    (tmp_path / "reward_model").mkdir()
+    models.RewardModel(tiny.folder(tmp_path / "plain"), fresh_head_seed=0).save(tmp_path / "reward_model")
+    policy = models.Policy(padded)
+    scorer = rewards.RewardModelScore(models.RewardModel(tmp_path / "reward_model"), policy.chat)
+    asked = job(config())._replace(inputs={"policy": padded, "reward_model": tmp_path / "reward_model"})
+    critic, notes = rollout.load_critic(asked, policy, scorer, "separate", longest=32)
+    assert critic is not None and critic(batches.rows([[5]], [[310]], 0), None).tolist() == [0.0]
+    assert "has fewer rows of tokens" in notes[0].message
 
 
 # --- the critic (items 32, 33, 35) ------------------------------------------------------------------

@@ -53,6 +53,11 @@ def test_another_specification_of_a_finished_run_is_refused(
     assert trainer.main([str(made)]) == 2
     assert "holds a finished run of another spec.json" in capsys.readouterr().err
     assert (made / "outcome.json").read_bytes() == before
+    (made / "outcome.json").write_text('{"status": "done"}')  # older ones name no specification
+    assert trainer.main([str(made)]) == 0
+    (made / "spec.json").unlink()
+    assert trainer.main([str(made)]) == 2
+    assert "spec.json cannot be read" in capsys.readouterr().err
 
 
 def test_an_unknown_kind_and_another_version_are_refused(inputs: Any, tmp_path: Path) -> None:

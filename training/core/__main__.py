@@ -102,7 +102,8 @@ def done_already(run_dir: Path, outcome: dict[str, Any]) -> int:
     try:
         asked = protocol.spec_hash(protocol.read_spec(run_dir))
     except protocol.ProtocolError as error:
-        asked = str(error)
+        print(error, file=sys.stderr)
+        return 2
     if outcome.get("spec", asked) == asked:  # older outcomes do not say
         return 0
     told = f"{run_dir} holds a finished run of another spec.json: start this one in a folder of its own"
@@ -124,10 +125,10 @@ def lead(run_dir: Path, stop: StopRequest) -> int:
             return 0
         other = protocol.read_outcome(run_dir)  # of another process, which failed first
         facts = other or failures.facts(run_dir, error)
-        if facts["code"] == "unexpected":
-            traceback.print_exc()
-        else:
+        if failures.says_all(error):
             print(f"{facts['message']}\n{facts['hint']}", file=sys.stderr)
+        else:
+            traceback.print_exc()
         if not other:
             protocol.write_outcome(run_dir, "failed", **facts)
         events.write("error", message=facts["message"])

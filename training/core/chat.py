@@ -21,7 +21,7 @@ class Chat:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        # Ids that may occur: a model can write every row it has, also those that its tokenizer lacks.
+        # Rows of the model: more than its tokenizer knows where they only pad, and these can be drawn, too.
         self.id_count: int = len(tokenizer)
         if tokenizer.eos_token_id is None:
             raise Failure(
@@ -99,11 +99,10 @@ class Chat:
         return ids[len(ids) - room :], True
 
     def reads_ids_of(self, writer: Chat) -> bool:
-        """Whether every id that the writer may write means the same text here; there may be more here."""
+        """Whether every id that the writer knows means the same text here; there may be more of them here."""
         known = self.tokenizer.get_vocab()
         return (
             all(known.get(token) == id for token, id in writer.tokenizer.get_vocab().items())
-            and self.id_count >= writer.id_count
             and self.eos_id == writer.eos_id
             and self.tokenizer.chat_template == writer.tokenizer.chat_template
         )

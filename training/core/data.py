@@ -61,7 +61,7 @@ def read_rows(path: Path, fields: dict[str, type], beside: Beside | None = None)
                         f"{path.name}, line {number}: {name} is not {WANTED[wanted]}"
                     )
             if not row["prompt"] or not all(map(is_message, row["prompt"])):
-                told = "prompt is not a list of messages, each with a role and a content"
+                told = "prompt is not a list of messages, each with a role and a content that are texts"
                 raise protocol.ProtocolError(f"{path.name}, line {number}: {told}")
             if "split" in fields and row["split"] not in ("train", "held_out"):
                 raise protocol.ProtocolError(
@@ -154,6 +154,7 @@ def pairs(path: Path, chat: Chat, limit: int) -> tuple[list[Pair], list[Pair], C
             kept[row["split"]].append(Pair(prompt, chosen, rejected, *judgement(row)))
     if not any(not pair.tie for pair in kept["train"]):
         told = f"no usable pair: of {counts.read}, {counts.equal} have equal texts, {counts.too_long} no room"
+        told += f", {len(kept['held_out'])} are held out"
         raise Failure("no_data", told, "Collect judgements that are not ties, or raise max_length.")
     counts.train, counts.held_out = len(kept["train"]), len(kept["held_out"])
     return kept["train"], kept["held_out"], counts

@@ -30,6 +30,11 @@ def memory_hint(kind: str) -> str:
     return hint + (", or train adapters alone (lora_rank)." if "lora_rank" in known else ".")
 
 
+def says_all(error: Exception) -> bool:
+    """Whether it was raised in words for a person, who needs no traceback beside them."""
+    return hasattr(error, "hint") or isinstance(error, configs.ConfigError | protocol.ProtocolError)
+
+
 def explain(error: Exception, kind: str = "") -> dict[str, str] | None:
     """code, message and hint of an error that a person can mend; None for one that is ours."""
     if hasattr(error, "code") and hasattr(error, "hint"):

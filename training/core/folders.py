@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
@@ -26,6 +27,8 @@ LOADING = logging.getLogger("transformers.modeling_utils")
 HEAD = "score.weight"
 """Of every sequence classifier that transformers makes of a language model."""
 WHOLE = "Give the whole folder, as save_pretrained of the model's class writes it."
+SPACE = "▁"
+"""sentencepiece's: with special tokens all that a made-up tokenizer knows."""
 CAUSAL = "Choose a causal language model, such as a GPT or a Llama."
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -64,29 +67,47 @@ def called(folder: Path) -> str:
 def load_tokenizer(folder: Path) -> Any:
     """Raises Failure where there is none: transformers would make one up that reads every text as nothing."""
     refuse_unsafe(folder)
+    refuse_unknown(folder)
     try:
         found = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError, ImportError) as error:
-        told = f"{called(folder)} holds no tokenizer that can be read: {str(error).splitlines()[0]}"
+    except ImportError as error:
+        told = f"the tokenizer of {called(folder)} needs a package that is not installed: {first_line(error)}"
+        raise Failure("bad_input", told, "Install it, or give a folder with a tokenizer.json.") from error
+    except Exception as error:  # of a file that is missing or broken: which error depends on the class
+        told = f"{called(folder)} holds no tokenizer that can be read: {first_line(error)}"
         raise Failure("bad_input", told, WHOLE) from error
-    if len(found) <= len(found.all_special_tokens):
+    if not set(found.get_vocab()) - {*found.all_special_tokens, SPACE}:
         raise Failure("bad_input", f"{called(folder)} holds no tokenizer", WHOLE)
     return found
 
 
-def refuse_other_kinds(kind: Any, folder: Path) -> None:
-    """transformers would make a language model of a classifier's trunk, and say so on stderr at most."""
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def refuse_unknown(folder: Path) -> None:
+    """What this transformers has no class for, by the model_type of its config.json."""
     described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    classes = described.get("architectures") or [] if isinstance(described, dict) else []
-    if kind is AutoModelForCausalLM and any("ForSequenceClassification" in name for name in classes):
-        told = f"{called(folder)} is a {classes[0]}, as reward models are, not a language model"
+    kind = described.get("model_type") if isinstance(described, dict) else None
+    if not isinstance(kind, str):
+        raise Failure("bad_input", f"{called(folder)}/config.json names no model_type", WHOLE)
+    if kind not in CONFIG_MAPPING:
+        told = f"{called(folder)} is a {kind}, which transformers {transformers.__version__} does not know"
+        raise Failure("bad_input", told, "Choose another model, or install a transformers that knows it.")
+
+
+def refuse_classifier(folder: Path) -> None:
+    """transformers would make a language model of a classifier's trunk, and say so on stderr at most."""
+    classes = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    if found := [name for name in classes if name.endswith("Classification")]:
+        told = f"{called(folder)} is a {found[0]}, as reward models are, not a language model"
         raise Failure("bad_input", told, "Choose a policy here.")
 
 
 @torch.no_grad()
 def refuse_encoder(model: Any, folder: Path) -> None:
     """transformers gives encoders a language model's head, too, and lets them look at what comes."""
-    first, same = model.base_model(input_ids=torch.tensor([[1, 0], [1, 1]]))[0][:, 0]
+    first, same = model.base_model(input_ids=torch.tensor([[1, 0], [1, 1]]), use_cache=False)[0][:, 0]
     if float((first - same).abs().max()) > 1e-4 * float(first.abs().max()):
         told = f"{called(folder)}, a {type(model).__name__}, looks at the tokens that come after"
         raise Failure("bad_input", told, CAUSAL)
@@ -100,7 +121,9 @@ def load(kind: Any, folder: Path, *, halved: bool = False, new_head: bool = Fals
     Raises Failure where weights are missing: transformers would fill them with random numbers of no seed.
     """
     refuse_unsafe(folder)
-    refuse_other_kinds(kind, folder)
+    refuse_unknown(folder)
+    if kind is AutoModelForCausalLM:
+        refuse_classifier(folder)
     held = HeldReport()
     LOADING.addFilter(held)
     try:
@@ -117,7 +140,7 @@ def load(kind: Any, folder: Path, *, halved: bool = False, new_head: bool = Fals
         if lacking := lacked(found) - ({HEAD} if new_head else set()):
             told = f"{called(folder)} lacks weights of a {type(model).__name__}: {first_few(lacking)}"
             bare = "It is a language model: choose a reward model, which the kind reward_model makes of one."
-            raise Failure("bad_input", told, bare if only_the_head_differs(found) else WHOLE)
+            raise Failure("bad_input", told, bare if lacking == {HEAD} else WHOLE)
         if new_head and only_the_head_differs(found):
             held.records.clear()
     except SafetensorError as error:

@@ -41,9 +41,9 @@ def figures(judgement: Judgement, pairs: Sequence[Pair], difference: Tensor) -> 
     """
     loss, opposite = (judgement.answer_loss(sign * difference, pairs) for sign in (1, -1))
     decided = which_are_decided(pairs)
-    if not decided.any():
-        return {"held_out/loss": float(loss.mean())}
     read = decided if judgement.config.ties == "half" else torch.ones_like(decided)
+    if not decided.any():
+        return {"held_out/loss": float(loss.mean())} if read.any() else {}
     return {
         "held_out/loss": float(loss[read].mean()),
         "held_out/accuracy": float(right(difference[decided]).mean()),

@@ -156,7 +156,7 @@ def evaluate(job: Job, members: Sequence[Member], unseen: Sequence[Pair]) -> dic
         figures.append(
             held_out.figures(member.judgement, unseen, member.difference) | member.judgement.metrics()
         )
-        member.held_out_loss = figures[-1]["held_out/loss"]
+        member.held_out_loss = figures[-1].get("held_out/loss", math.inf)
     values = mean(figures)
     if len(members) > 1:
         together = torch.stack([member.difference for member in members])
@@ -172,7 +172,7 @@ def last_look(job: Job, members: Sequence[Member], unseen: Sequence[Pair], steps
     count = sum(not pair.tie for pair in unseen)
     if not count:
         yield Metrics(steps, steps, found)
-        yield Note("warning", "All held-out pairs are ties: there is no accuracy to tell.")
+        yield Note("warning", "All held-out pairs are ties: no accuracy can be told of them.")
         return
     low, high = held_out.wilson(found["held_out/accuracy"] * count, count)
     found |= {"held_out/accuracy_low": low, "held_out/accuracy_high": high}

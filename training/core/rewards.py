@@ -7,10 +7,12 @@ without a score leaves the rollout: a silent 0 would be a lie that the policy le
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import re
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
-import regex
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ from training.core.models import RewardEnsemble, RewardModel
 from training.core.types import Completion, Failure, Prompt
 
 PATTERN_SECONDS = 1.0
-"""For one completion: an ordinary pattern takes some microseconds."""
+"""Of this process's own time, for one completion: an ordinary pattern takes some microseconds."""
 Scores = list[float | None]
 RewardFunction = Callable[[Sequence[Prompt], Sequence[Completion]], Scores]
 
@@ -36,8 +38,9 @@ class Opinion(NamedTuple):
 class RewardModelScore:
     """The scores of a reward model, or the mean of its members', for completions that a policy wrote.
 
-    When both speak the same ids they are handed over as they are; otherwise the text is read again with the
-    reward model's own tokenizer and template. A transcript that is longer than the reward model's context
+    When both speak the same ids they are handed over as they are; otherwise, and where the policy has written
+    one of the rows that only pad its vocabulary, the text is read again with the reward model's own tokenizer
+    and template. A transcript that is longer than the reward model's context
     loses its oldest turns; a completion that alone is too long has no score. A completion that was cut off by
     its length has no EOS here either. What is no finite number is no score.
     """
@@ -54,7 +57,8 @@ class RewardModelScore:
 
     def ids(self, prompt: Prompt, completion: Completion) -> tuple[list[int], list[int]] | None:
         """Prompt and completion as the reward model reads them; None when the completion leaves no room."""
-        if self.same_ids:
+        known = self.same_ids and max((*prompt.ids, *completion.ids), default=0) < self.model.chat.id_count
+        if known:
             written = completion.ids
         else:
             written = self.model.chat.completion_ids(completion.text)
@@ -63,7 +67,7 @@ class RewardModelScore:
         room = self.model.context - len(written)
         if room < 1 or not written:
             return None
-        if self.same_ids and len(prompt.ids) <= room:
+        if known and len(prompt.ids) <= room:
             return prompt.ids, written
         kept, lost = self.model.chat.fit(prompt.messages, room)
         self.shortened += lost
@@ -106,6 +110,22 @@ def length(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scor
     return [float(len(completion.ids)) for completion in completions]
 
 
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError after so much processor time within: `re` looks for signals as it searches."""
+
+    def ring(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGVTALRM, ring)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
 class Contains:
     """1 for a completion in which a regular expression is found, else 0.
 
@@ -113,14 +133,15 @@ class Contains:
     """
 
     def __init__(self, pattern: str) -> None:
-        self.pattern = regex.compile(pattern)
+        self.pattern = re.compile(pattern)
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
         return [float(self._found(completion.text)) for completion in completions]
 
     def _found(self, text: str) -> bool:
         try:
-            return self.pattern.search(text, timeout=PATTERN_SECONDS) is not None
+            with time_limit(PATTERN_SECONDS):
+                return self.pattern.search(text) is not None
         except TimeoutError as error:
             told = f"the pattern took over {PATTERN_SECONDS:g} s on a completion of {len(text)} characters"
             hint = "Write it without repetitions of what is itself repeated, as (a+)+ is."

@@ -97,7 +97,8 @@ def load_reference(job: Job, policy: models.Policy) -> models.Policy | lora.With
         if same:
             return lora.WithoutAdapter(policy)
     reference = models.Policy(job.inputs["reference"], dtype=config.precision, learns=False)
-    if not reference.chat.reads_ids_of(policy.chat) or reference.context < policy.context:
+    alike = reference.chat.reads_ids_of(policy.chat) and reference.chat.id_count >= policy.chat.id_count
+    if not alike or reference.context < policy.context:
         told = "policy and reference differ in tokenizer, template, number of tokens or context"
         raise Failure("bad_input", told, "Choose a reference that the policy descends from.")
     reference.model.requires_grad_(False)
@@ -117,11 +118,16 @@ def load_critic(
     if kind == "shared":
         return models.SharedCritic(policy), []
     dtype = cast(PolicyConfig, job.config).precision
-    if reward_model.same_ids and reward_model.model.context >= longest:
+    if not reward_model.same_ids:
+        why = "reads other tokens"
+    elif reward_model.model.chat.id_count < policy.chat.id_count:
+        why = "has fewer rows of tokens"
+    elif reward_model.model.context < longest:
+        why = "has a shorter context"
+    else:
         return models.SeparateCritic(models.RewardModel(job.inputs["reward_model"], dtype=dtype)), []
     start = models.RewardModel(job.inputs["policy"], fresh_head_seed=job.seed, dtype=dtype)
     nn.init.zeros_(start.head.weight)
-    why = "has a shorter context" if reward_model.same_ids else "reads other tokens"
     told = f"The reward model {why}: the critic starts from the policy instead."
     return models.SeparateCritic(start), [Note("log", told)]
 

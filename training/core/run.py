@@ -34,17 +34,19 @@ SECONDS_WINDOW = 20
 
 
 class StopRequest:
-    """SIGTERM or Ctrl-C sets it; the work looks at it where stopping is safe. A second Ctrl-C kills."""
+    """SIGTERM or Ctrl-C sets it; the work looks at it where stopping is safe. Ctrl-C after that kills."""
 
     def __init__(self) -> None:
         self.seen = False
         self.processes: Processes | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._see)
+        signal.signal(signal.SIGTERM, self._see)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of a background job of a shell script
+            signal.signal(signal.SIGINT, self._see)
 
     def _see(self, number: int, frame: object) -> None:
         self.seen = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def stopping(self) -> bool:
         """At a step boundary; several processes answer alike, whichever got the signal."""
