@@ -40,6 +40,7 @@ MEMORY = 0.6
 START = 0.5
 """Our time from the start of the process to the first step, over theirs."""
 STARTED = ("reward", "ppo", "reinforce")
+"""Whose starts are timed: one model, four and three are loaded."""
 # ------------------------------------------------------------------------------------------------------
 
 CALM = {"OMP_WAIT_POLICY": "PASSIVE"}

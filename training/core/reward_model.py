@@ -161,8 +161,8 @@ def evaluate(job: Job, members: Sequence[Member], unseen: Sequence[Pair]) -> dic
     if len(members) > 1:
         together = torch.stack([member.difference for member in members])
         values["held_out/disagreement"] = float(together.std(0, correction=0).mean())
-    if len(members) > 1 and (decided := held_out.which_are_decided(unseen)).any():
-        values["held_out/ensemble_accuracy"] = float(held_out.right(together.mean(0)[decided]).mean())
+        if (decided := held_out.which_are_decided(unseen)).any():
+            values["held_out/ensemble_accuracy"] = float(held_out.right(together.mean(0)[decided]).mean())
     return values
 
 
