@@ -21,7 +21,8 @@ Input files (JSONL, one object a line, UTF-8); those of a snapshot are preferenc
                      "annotator"?: int (within this file only), "agreement"?: float (share of the comparison's
                      other judgements that say the same, a tie counted half; absent where there is no other)};
                      margin: 1, 2, 3 from slightly to much better, 0 where no strength was said, others are
-                     read as the nearest of these; weight: finite, 0 at least; annotator and agreement may be null
+                     read as the nearest of these; margin and weight are finite and 0 at least; annotator and
+                     agreement may be null
     demonstrations  {"prompt": [messages], "completion": str, "split": "train" | "held_out"}
     prompts         {"prompt": [messages], "prompt_id": int}
 `sample` writes output/completions.jsonl: {"prompt_id", "index", "completion", "token_count", "finish_reason":

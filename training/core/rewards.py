@@ -41,8 +41,8 @@ class RewardModelScore:
     When both speak the same ids they are handed over as they are; otherwise, and where the policy has written
     one of the rows that only pad its vocabulary, the text is read again with the reward model's own tokenizer
     and template. A transcript that is longer than the reward model's context loses its oldest turns; a
-    completion that alone is too long has no score. A completion that was cut off by its length has no EOS here
-    either. What is no finite number is no score.
+    completion that alone is too long has no score. A completion that was cut off by its length has no EOS
+    here either. What is no finite number is no score.
     """
 
     def __init__(
