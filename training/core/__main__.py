@@ -83,18 +83,27 @@ def main(arguments: list[str]) -> int:
     if outcome and outcome["status"] == "done":  # several processes all see it
         return done_already(run_dir, outcome)
     if os.environ.get("RANK", "0") != "0":
-        try:
-            return follow(run_dir, stop)
-        except Exception as error:
-            # The first process only sees that this one is gone: what happened must be told from here.
-            if protocol.read_outcome(run_dir) is None:
-                protocol.write_outcome(run_dir, "failed", **failures.facts(run_dir, error))
-            raise
-    with locked(run_dir) as free:
-        if not free:
-            print(f"another trainer works in {run_dir}", file=sys.stderr)
-            return 2
-        return lead(run_dir, stop)
+        code = follow_or_tell(run_dir, stop)
+    else:
+        with locked(run_dir) as free:
+            if not free:
+                print(f"another trainer works in {run_dir}", file=sys.stderr)
+                return 2
+            code = lead(run_dir, stop)
+    if code == 0 and stop.processes:  # after a failure the others may not be there to part from
+        stop.processes.part()
+    return code
+
+
+def follow_or_tell(run_dir: Path, stop: StopRequest) -> int:
+    """What every process but the first does; the exit code. Raises what kept it from being done."""
+    try:
+        return follow(run_dir, stop)
+    except Exception as error:
+        # The first process only sees that this one is gone: what happened must be told from here.
+        if protocol.read_outcome(run_dir) is None:
+            protocol.write_outcome(run_dir, "failed", **failures.facts(run_dir, error))
+        raise
 
 
 def done_already(run_dir: Path, outcome: dict[str, Any]) -> int:

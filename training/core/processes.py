@@ -76,6 +76,15 @@ class Processes:
             for name in facts
         }
 
+    def part(self) -> None:
+        """Once there is nothing more to say, and before the interpreter ends.
+
+        A thread of gloo may still hold the last message; if it lets go of it after that, torch aborts the
+        process (SIGABRT), and the launcher calls a run that is done a failure.
+        """
+        if self.count > 1:
+            torch.distributed.destroy_process_group()
+
 
 def join_processes() -> Processes:
     """The processes that `torch.distributed.run` started, through accelerate; alone without it."""
