@@ -1,7 +1,7 @@
 """`./run bench-learning ANCHORS_DIR`: PPO with the shared trunk against TRL's, at equal reward and KL.
 
     ./run bench-learning ANCHORS_DIR --trl PYTHON --trl-ppo PYTHON --work FOLDER
-                         [--updates 60] [--every 10] [--seeds 4]
+                         [--model S] [--updates 60] [--every 10] [--seeds 4]
 
 Faster steps are worth nothing if they learn less. Both sides start from the same pre-trained policy (the
 anchor's `pretrain.py` makes it when FOLDER has none), are paid the same gold reward less the same KL penalty,
@@ -69,31 +69,37 @@ class Learning(NamedTuple):
     trl: Path
     trl_ppo: Path
     work: Path
+    model: str
     updates: int
     every: int
     seeds: int
 
     def prepare(self, folder: Path) -> tuple[Path, Path]:
         """Both sides' folders, with the pre-trained model as the one to start from."""
-        start = self.work / "pretrained_S"
+        start = self.work / f"pretrained_{self.model}"
         if not start.is_dir():
             print("  pre-training the policy that both start from", file=sys.stderr, flush=True)
-            said([self.trl, self.anchors / "pretrain.py", "--data", self.work])
+            self.anchor(self.trl, "pretrain.py", "--data", self.work)
         names = ("tokenizer", "prompts_train.jsonl", "prompts_test.jsonl")
         links = {name: self.work / name for name in names}
-        return folders(folder, "S", {**links, "model_S": start, "pretrained_S": start})
+        links |= {f"model_{self.model}": start, f"pretrained_{self.model}": start}
+        return folders(folder, self.model, links)
+
+    def anchor(self, python: Path, script: str, *arguments: str | Path) -> dict[str, Any]:
+        """The last of what one of the anchor's scripts says."""
+        return said([python, self.anchors / script, "--model", self.model, *arguments])[-1]
 
     def judged(self, theirs: Path, policy: Path, update: int, seconds: float) -> Point:
-        told = said([self.trl, self.anchors / "eval_policy.py", "--data", theirs, "--policy", policy])[-1]
+        told = self.anchor(self.trl, "eval_policy.py", "--data", theirs, "--policy", policy)
         point = Point(update, seconds, told["gold_mean"], told["gold_se"], told["kl_exact"])
         print(f"  {policy.name}: {json.dumps(point._asdict())}", file=sys.stderr, flush=True)
         return point
 
     def trl_side(self, theirs: Path) -> Point:
-        command: list[str | Path] = [self.trl_ppo, self.anchors / "learn_ppo.py", "--data", theirs]
-        command += ["--updates", str(self.updates), "--scale", str(SCALE), "--center", str(CENTER)]
-        command += ["--kl", str(KL_COEFFICIENT), "--lr", str(LEARNING_RATE)]
-        return self.judged(theirs, theirs / "trl_ppo", self.updates, said(command)[-1]["seconds"])
+        paid = ["--scale", str(SCALE), "--center", str(CENTER), "--kl", str(KL_COEFFICIENT)]
+        steps = ["--updates", str(self.updates), "--lr", str(LEARNING_RATE)]
+        told = self.anchor(self.trl_ppo, "learn_ppo.py", "--data", theirs, *paid, *steps)
+        return self.judged(theirs, theirs / "trl_ppo", self.updates, told["seconds"])
 
     def our_side(self, theirs: Path, ours: Path, seed: int, far: float) -> list[Point]:
         """The policies of one run, judged."""
@@ -140,13 +146,14 @@ def compared(figures: dict[str, Any], trl: Point, met: Sequence[Point]) -> bool:
 
 def main() -> int:
     parser = parser_of("bench-learning", __doc__.split("\n")[0])
+    parser.add_argument("--model", choices=["S", "M"], default="S", help="size")
     parser.add_argument("--updates", type=int, default=60, help="those of TRL")
     parser.add_argument("--every", type=int, default=10, help="updates between judged policies of ours")
     parser.add_argument("--seeds", type=int, default=4, help="runs of ours, two at least")
     told = parser.parse_args()
     if told.seeds < 2:
         parser.error("one run has no spread: --seeds must be 2 at least")
-    learning = Learning(told.anchors, told.trl, told.trl_ppo, told.work, told.updates, told.every, told.seeds)
+    learning = Learning(**vars(told))
     return measured("bench-learning", lambda figures: measure(figures, learning))
 
 

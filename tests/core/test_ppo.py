@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.core import drive
+from tests.core import drive, tiny
 from tests.core.teams import (
     CONFIG,
     collect,
@@ -25,7 +25,7 @@ from tests.core.teams import (
     scorer_of,
     update,
 )
-from training.core import ppo, rewards, rollout, tensors
+from training.core import monitor, ppo, rewards, rollout, tensors
 from training.core.types import Demonstration, Job, Note
 
 # --- the update (items 5, 6, 20, 39, 40, 41, 43, 45) ------------------------------------------------
@@ -101,8 +101,8 @@ def test_what_stands_in_the_padding_of_a_rollout_changes_nothing(gpt2: Path, rew
     fields = ("logprobs", "ref_logprobs", "values", "rewards", "entropy")
     noise = {name: torch.where(mask, getattr(found, name), 1e4) for name in fields}
     dirty = found._replace(**noise)
-    assert rollout.describe(dirty, 0.1)["kl/reference"] == rollout.describe(found, 0.1)["kl/reference"]
-    assert rollout.describe(dirty, 0.1)["policy/entropy"] == rollout.describe(found, 0.1)["policy/entropy"]
+    assert monitor.describe(dirty, 0.1)["kl/reference"] == monitor.describe(found, 0.1)["kl/reference"]
+    assert monitor.describe(dirty, 0.1)["policy/entropy"] == monitor.describe(found, 0.1)["policy/entropy"]
     facts, expected = update(team, found, config(), list(range(12)))
     again, gradients = update(team, dirty, config(), list(range(12)))
     assert facts == again
@@ -181,25 +181,50 @@ def test_numbers_that_are_none_are_skipped_and_the_third_ends_the_run(
 
 
 def test_beyond_the_kl_limit_the_last_good_weights_are_kept(
-    gpt2: Path, reward_model: Path, tmp_path: Path
+    gpt2: Path, reward_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Step 1 measures KL 0; its update goes too far, so what is left is the policy of step 1: the input."""
-    made = run(tmp_path / "run", gpt2, reward_model, kl_limit=0.02, learning_rate=3e-2)
-    assert "Stopped at step 2" in drive.warnings(made) and "kl_limit = 0.02" in drive.warnings(made)
-    one, other = (load_file(folder / "model.safetensors") for folder in (gpt2, made / "output"))
-    assert all(torch.equal(weight, other[name]) for name, weight in one.items())
+    """Those that wrote the last rollout within it; the update after them is taken back."""
+    wrote: list[dict[str, torch.Tensor]] = []
+    collect = rollout.collect
+
+    def seen(team: rollout.Team, *rest: Any, **named: Any) -> Any:
+        wrote.append({name: weight.clone() for name, weight in team.policy.model.state_dict().items()})
+        return collect(team, *rest, **named)
+
+    monkeypatch.setattr(rollout, "collect", seen)
+    made = run(tmp_path / "run", gpt2, reward_model, kl_limit=0.6, learning_rate=2e-3, steps=30)
     rows = drive.metrics(made)
-    assert list(rows) == [1, 2] and rows[2]["final/kl/reference"] == pytest.approx(0.0, abs=1e-6)
+    last = max(rows)  # wrote what was too far
+    told = drive.warnings(made)
+    assert f"Update {last - 1} was taken back" in told and "kl_limit = 0.6" in told and 2 < last < 30
+    measured = [row["kl/reference"] for step, row in rows.items() if step < last]
+    assert max(measured) <= 0.6 and rows[last]["final/kl/reference"] <= 0.6
+    kept = load_file(made / "output" / "model.safetensors")
+    assert all(torch.equal(weight, wrote[last - 2][name]) for name, weight in kept.items())
 
 
-def test_the_last_update_is_taken_back_when_it_leads_too_far(
+@pytest.mark.parametrize("steps", [1, 6])
+def test_a_run_that_keeps_no_update_has_failed(
+    gpt2: Path, reward_model: Path, tmp_path: Path, steps: int
+) -> None:
+    """Nobody shall compare the policy with itself: the first update leads beyond the limit."""
+    made = run_dir(tmp_path / "run", gpt2, reward_model, steps=steps, kl_limit=0.02, learning_rate=3e-2)
+    outcome = drive.run(made)
+    assert (outcome["status"], outcome["code"]) == ("failed", "beyond_kl_limit")
+    assert "after the first update" in outcome["message"] and "learning_rate" in outcome["hint"]
+    assert not (made / "output").exists()
+
+
+def test_a_policy_too_far_from_its_reference_to_begin_with_is_told(
     gpt2: Path, reward_model: Path, tmp_path: Path
 ) -> None:
-    made = run(tmp_path / "run", gpt2, reward_model, steps=1, kl_limit=0.02, learning_rate=3e-2)
-    assert "The last update was taken back" in drive.warnings(made)
-    assert drive.metrics(made)[1]["final/kl/reference"] == pytest.approx(0.0, abs=1e-6)  # what is saved
-    one, other = (load_file(folder / "model.safetensors") for folder in (gpt2, made / "output"))
-    assert all(torch.equal(weight, other[name]) for name, weight in one.items())
+    other = tiny.folder(tmp_path / "other", model=tiny.gpt2(initializer_range=1.0))
+    asked = tiny.write_rows(tmp_path / "prompts.jsonl", tiny.prompts())
+    inputs = {"policy": gpt2, "reference": other, "reward_model": reward_model, "prompts": asked}
+    made = tiny.run_dir(tmp_path / "run", "ppo", {"steps": 2, "max_new_tokens": 8, "kl_limit": 0.02}, inputs)
+    outcome = drive.run(made)
+    assert (outcome["status"], outcome["code"]) == ("failed", "beyond_kl_limit")
+    assert "before the first update" in outcome["message"] and "reference" in outcome["hint"]
 
 
 @pytest.mark.parametrize("critic", ["shared", "separate"])
@@ -241,5 +266,5 @@ def test_a_run_changes_the_policy_and_neither_reference_nor_reward_model(
 def test_sample_texts_without_a_score_end_no_run(gpt2: Path, reward_model: Path) -> None:
     team = make_team(gpt2, reward_model)
     team = team._replace(scorer=rewards.WeightedSum({"none": (1.0, lambda asked, rows: [None] * len(rows))}))
-    (said,) = rollout.show(job(config()), team, prompts(), 3)
+    (said,) = monitor.show(job(config()), team, prompts(), 3)
     assert isinstance(said, Note) and "Step 3: none of the sample texts" in said.message

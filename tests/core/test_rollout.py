@@ -19,7 +19,7 @@ from tests.core.teams import (
     scorer_of,
     update,
 )
-from training.core import batches, models, rewards, rollout
+from training.core import batches, models, monitor, rewards, rollout
 from training.core.types import Completion
 
 # --- the rollout (items 1, 12, 16, 17, 22, 62) ------------------------------------------------------
@@ -46,7 +46,7 @@ def test_logprobs_of_policy_and_reference_are_tempered_alike(
 
 def test_the_rollout_s_metrics_keep_the_identity(gpt2: Path, llama: Path, reward_model: Path) -> None:
     team = make_team(gpt2, reward_model)._replace(reference=models.Policy(llama))
-    values = rollout.describe(collect(team, config()), 0.1)
+    values = monitor.describe(collect(team, config()), 0.1)
     assert values["reward/objective"] == pytest.approx(
         values["reward/mean"] - 0.1 * values["kl/reference"], abs=1e-4
     )
@@ -71,7 +71,7 @@ def test_a_negative_kl_beyond_chance_is_warned_of(gpt2: Path, reward_model: Path
             ref_logprobs=found.ref_logprobs[:rows],
             completion_mask=found.completion_mask[:rows],
         )
-        return [f"{note.level}: {note.message}" for note in rollout.doubts(some, 7)]
+        return [f"{note.level}: {note.message}" for note in monitor.doubts(some, 7)]
 
     assert told(0.5) == told(-1.3) == [] and told(-9.0, rows=7) == [] and len(told(-9.0, rows=8)) == 1
     assert told(-1.4) == ["warning: Step 7: the mean KL is -1.400 nats, which chance does not explain."]
@@ -145,7 +145,7 @@ def test_what_has_no_score_leaves_the_rollout_and_is_counted(gpt2: Path, reward_
     assert found.unscored == 4 and found.groups.tolist() == kept
     assert found.prompts == [whole.prompts[row] for row in kept]
     assert torch.allclose(found.scores, whole.scores[kept], atol=1e-5)
-    assert rollout.describe(found, 0.1)["reward/unscored"] == 4.0
+    assert monitor.describe(found, 0.1)["reward/unscored"] == 4.0
 
 
 def test_a_policy_with_more_tokens_is_read_again_and_one_with_fewer_is_not() -> None:

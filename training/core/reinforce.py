@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from training.core import data, lora, losses, rewards, rollout, state, tensors
+from training.core import data, lora, losses, monitor, rewards, rollout, state, tensors
 from training.core.configs import REINFORCEConfig
 from training.core.types import Checkpoint, Event, Failure, Job, Metrics, Note, Phase, Rollout, Saved
 
@@ -51,7 +51,7 @@ def train(job: Job) -> Iterator[Event]:
         state.restore_optimizer(optimizer, job.saved.tensors, "optimizer.")
     yield Phase("training", step, config.steps)
     if step == 0:
-        yield from rollout.show(job, team, prompts, 0)
+        yield from monitor.show(job, team, prompts, 0)
 
     while step < config.steps:
         step += 1
@@ -67,12 +67,12 @@ def train(job: Job) -> Iterator[Event]:
             per_prompt=config.completions_per_prompt,
             deviation=deviation,
         )
-        values = rollout.describe(found, beta)
-        yield from rollout.doubts(found, step)
+        values = monitor.describe(found, beta)
+        yield from monitor.doubts(found, step)
         kl = values["kl/reference"]
         if kl > config.kl_limit:
+            yield monitor.taken_back(kl, config, step - 1)
             state.restore_weights(policy.model, good, "good.")
-            yield Note("warning", f"Stopped at step {step}: {rollout.too_far(kl, config)}")
             break
         good = state.named_weights(policy.model, "good.")
         deviation = deviation.after(found.scores)
@@ -102,7 +102,7 @@ def train(job: Job) -> Iterator[Event]:
             )
         yield Metrics(step, config.steps, values)
         if step % config.sample_every == 0 or step == config.steps:
-            yield from rollout.show(job, team, prompts, step)
+            yield from monitor.show(job, team, prompts, step)
         if step % config.checkpoint_every == 0 or job.stopping():
             held = (
                 state.named_weights(policy.model, "policy.") | state.named_weights(critic, "critic.") | good
@@ -110,7 +110,7 @@ def train(job: Job) -> Iterator[Event]:
             held |= state.optimizer_tensors(optimizer, "optimizer.")
             known = {"beta": beta, "skipped": skipped, "deviation": list(deviation), "mean": mean}
             yield Checkpoint(Saved(step, held, known))
-    yield from rollout.last_look(job, team, prompts, good, beta, deviation, step)
+    yield from monitor.last_look(job, team, prompts, good, beta, deviation, step)
     yield Phase("saving", step, config.steps)
     if config.lora_rank:
         lora.merge(policy.model)
