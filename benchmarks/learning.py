@@ -122,6 +122,7 @@ class Learning(NamedTuple):
 def measure(figures: dict[str, Any], learning: Learning) -> bool:
     with tempfile.TemporaryDirectory(prefix="bench-learning-") as kept:
         theirs, ours = learning.prepare(Path(kept))
+        figures["model"] = learning.model
         trl = learning.trl_side(theirs)
         figures["trl"] = trl._asdict()
         start = learning.judged(theirs, ours / "policy", 0, 0.0)

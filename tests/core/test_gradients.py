@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tests.core.test_optimum import BETA, CONFIGS, LONGEST, World, job
-from training.core import batches, configs, models, ppo, reinforce, rollout, state, tensors, trpo
+from training.core import batches, configs, models, monitor, ppo, reinforce, rollout, state, tensors, trpo
 from training.core.types import Metrics, Part, Rollout
 
 ROLLOUTS, ROWS = 24, 128
@@ -102,7 +102,7 @@ def start(monkeypatch: pytest.MonkeyPatch, policy: models.Policy, world: World) 
         return team, world.prompts, []
 
     monkeypatch.setattr(rollout, "load", load)
-    monkeypatch.setattr(rollout, "show", lambda *arguments: iter(()))
+    monkeypatch.setattr(monitor, "show", lambda *arguments: iter(()))
     monkeypatch.setattr(models.Policy, "save", lambda *arguments: None)
 
 

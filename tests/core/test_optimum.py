@@ -14,7 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from tests.core import tiny
-from training.core import batches, configs, models, ppo, reinforce, rewards, rollout, state, tensors, trpo
+from training.core import (
+    batches,
+    configs,
+    models,
+    monitor,
+    ppo,
+    reinforce,
+    rewards,
+    rollout,
+    state,
+    tensors,
+    trpo,
+)
 from training.core.types import Completion, Job, Metrics, Prompt
 
 WORDS, LONGEST, BETA = (4, 5, 6), 3, 0.3
@@ -114,7 +126,7 @@ def learn(
     monkeypatch.setattr(
         rollout, "load", lambda job, *, critic: (world.team(policy, critic), world.prompts, [])
     )
-    monkeypatch.setattr(rollout, "show", lambda *arguments: iter(()))
+    monkeypatch.setattr(monitor, "show", lambda *arguments: iter(()))
     monkeypatch.setattr(models.Policy, "save", lambda *arguments: None)
     settings: dict[str, Any] = {
         "steps": 20, "rollout_prompts": 128, "max_new_tokens": LONGEST, "learning_rate": 1e-2,

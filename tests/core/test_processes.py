@@ -112,6 +112,24 @@ def test_more_processes_than_rows_do_it_and_need_no_second_start(
     assert list(drive.metrics(three)) == [1, 2]
 
 
+WRITES = """
+import pathlib, sys
+from training.core import protocol
+for _ in range(200):
+    protocol.write_outcome(pathlib.Path(sys.argv[1]), "failed", code="full", message="m", hint="h")
+"""
+
+
+def test_processes_that_fail_at_once_do_not_hinder_each_other(tmp_path: Path) -> None:
+    """Each tells what happened: one renamed the file that another was writing."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    command = [sys.executable, "-c", WRITES, str(folder)]
+    writers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [writer.communicate(timeout=60)[1] for writer in writers] == ["", ""]
+    assert [path.name for path in folder.iterdir()] == ["outcome.json"]
+
+
 FAILING = """
 import os, sys
 from training.core import __main__ as trainer, ppo
@@ -150,6 +168,7 @@ def test_each_process_leaves_the_others_before_it_ends(
     )  # fmt: skip
     assert drive.outcome(two) == {"status": "done"}, done.stderr[-3000:]
     assert done.stdout.split() == ["left", "left"]
+    assert done.returncode == 0
 
 
 def loads(process: psutil.Process) -> bool:

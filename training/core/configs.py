@@ -154,6 +154,8 @@ class PolicyConfig(Config):
         "prompts": "What the policy completes while it learns.",
     }
     data: ClassVar[tuple[str, str]] = ("prompts", "prompts")
+    step_sizes: ClassVar[str] = "learning_rate"
+    """The settings that say how far one update moves the policy."""
 
     steps: int = setting(16, "Rollouts, each followed by an update.", low=1, high=1_000_000, unit="steps")
     rollout_prompts: int = setting(64, "Prompts completed in one rollout.", low=1, high=100_000, unit="prompts")
@@ -164,7 +166,7 @@ class PolicyConfig(Config):
     kl_coefficient: float = setting(0.05, "Reward lost per nat away from the reference.", low=0.0, high=100.0)
     kl_target: float = setting(0.0, "Aim of the adaptive coefficient, in nats per completion; 0 keeps it fixed.", low=0.0, high=10_000.0, unit="nats")
     kl_horizon: float = setting(2000.0, "Completions over which the adaptive coefficient can grow or shrink by a fifth.", low=1.0, high=1e9, unit="completions", advanced=True)
-    kl_limit: float = setting(20.0, "The run stops, keeping its last good state, when the mean KL of a rollout passes this.", low=0.01, high=100_000.0, unit="nats")
+    kl_limit: float = setting(20.0, "The run ends with its last weights within this when the mean KL of a rollout passes it; without any, it fails.", low=0.01, high=100_000.0, unit="nats")
     gamma: float = setting(1.0, "Discount of later rewards.", low=0.0, high=1.0, advanced=True)
     score_clip: float = setting(10.0, "Scores beyond +- this are cut before the KL penalty.", low=0.01, high=1e6, advanced=True)
     score_scaling: bool = setting(False, "Divide scores by their running standard deviation; their mean stays.", advanced=True)
@@ -204,6 +206,7 @@ class PPOConfig(PolicyConfig):
     sentence: ClassVar[str] = "Optimise the policy against the reward model, held near its reference by a KL penalty."
     inputs: ClassVar[dict[str, str]] = {**PolicyConfig.inputs, "demonstrations?": "Optional: mixed into each update with the weight ptx_coefficient."}
     more_data: ClassVar[dict[str, str]] = {"demonstrations": "demonstrations"}
+    step_sizes: ClassVar[str] = "learning_rate or epochs"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"steps": 10, "rollout_prompts": 32, "checkpoint_every": 5},
         "careful": {"steps": 40, "learning_rate": 1e-4, "kl_coefficient": 0.1, "kl_limit": 12.0},
@@ -261,6 +264,7 @@ class TRPOConfig(PolicyConfig):
     kind: ClassVar[str] = "trpo"
     title: ClassVar[str] = "TRPO"
     sentence: ClassVar[str] = "The largest step along the natural gradient that a KL constraint allows."
+    step_sizes: ClassVar[str] = "step_kl"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "large model": {"trained_layers": 2, "critic": "separate", "fisher_share": 0.1},
     }

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from training.core import data, rewards, state, tensors
-from training.core.configs import PolicyConfig, TRPOConfig
+from training.core.configs import PolicyConfig
+from training.core.last_good import LastGood
 from training.core.rollout import Team, collect
 from training.core.types import Event, Failure, Job, Metrics, Note, Prompt, Rollout, Sample
 
@@ -66,22 +67,6 @@ def doubts(found: Rollout, step: int) -> Iterator[Note]:
         yield Note("warning", told)
 
 
-def taken_back(kl: float, config: PolicyConfig, update: int) -> Note:
-    """What is said when an update has led beyond the KL limit; raises Failure when none before it is kept."""
-    told = f"the mean KL from the reference is {kl:.2f} nats, beyond kl_limit = {config.kl_limit:g}"
-    if update < 1:
-        hint = "Choose the reference that the policy descends from, or raise kl_limit."
-        raise Failure("beyond_kl_limit", f"before the first update {told}", hint)
-    if update == 1:
-        step_size = "step_kl" if isinstance(config, TRPOConfig) else "learning_rate"
-        hint = f"Lower {step_size}, or raise kl_coefficient or kl_limit."
-        raise Failure("beyond_kl_limit", f"after the first update {told}: there is nothing to keep", hint)
-    kept = (
-        "Weights of the last rollout within it are kept. A higher kl_coefficient or smaller steps go further."
-    )
-    return Note("warning", f"Update {update} was taken back, and the run ended: {told}. {kept}")
-
-
 # --- what people see --------------------------------------------------------------------------------
 
 
@@ -114,7 +99,7 @@ def last_look(
     job: Job,
     team: Team,
     prompts: Sequence[Prompt],
-    good: dict[str, Tensor],
+    good: LastGood,
     beta: float,
     deviation: rewards.RunningDeviation,
     step: int,
@@ -139,9 +124,11 @@ def last_look(
         return describe(found, beta)
 
     values = measured()
-    if values["kl/reference"] > config.kl_limit:
-        yield taken_back(values["kl/reference"], config, step)
-        state.restore_weights(team.policy.model, good, "good.")
+    if values["kl/reference"] > config.kl_limit and good.made > good.kept:
+        yield good.go_back(values["kl/reference"])
         values = measured()
+    if (kl := values["kl/reference"]) > config.kl_limit:
+        told = f"The mean KL of a last rollout is {kl:.2f} nats, beyond kl_limit = {config.kl_limit:g}"
+        yield Note("warning", f"{told}; the same weights were within it on another one.")
     final = {f"final/{name}": values[name] for name in ("reward/mean", "reward/objective", "kl/reference")}
     yield Metrics(step, config.steps, final)

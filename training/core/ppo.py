@@ -23,6 +23,7 @@ from torch import Tensor
 
 from training.core import data, lora, losses, monitor, rewards, rollout, shared_prompt, state, tensors
 from training.core.configs import PPOConfig
+from training.core.last_good import LastGood
 from training.core.types import (
     Checkpoint,
     Demonstration,
@@ -52,13 +53,11 @@ def train(job: Job) -> Iterator[Event]:
     ]
     optimizer = torch.optim.Adam(weights, lr=config.learning_rate, eps=1e-5, fused=True)
     step, beta, skipped, deviation = 0, config.kl_coefficient, 0, rewards.RunningDeviation()
-    # The last weights whose KL was measured within the limit.
-    good = state.named_weights(policy.model, "good.")
+    good = LastGood(policy, config, job.saved)
     if job.saved is not None:
         known = job.saved.facts
         step, beta, skipped = job.saved.step, known["beta"], known["skipped"]
         deviation = rewards.RunningDeviation(*known["deviation"])
-        good = state.part(job.saved.tensors, "good.", policy.device)
         state.restore_weights(policy.model, job.saved.tensors, "policy.")
         state.restore_weights(critic, job.saved.tensors, "critic.")
         state.restore_optimizer(optimizer, job.saved.tensors, "optimizer.")
@@ -84,10 +83,9 @@ def train(job: Job) -> Iterator[Event]:
         yield from monitor.doubts(found, step)
         kl = values["kl/reference"]
         if kl > config.kl_limit:
-            yield monitor.taken_back(kl, config, step - 1)
-            state.restore_weights(policy.model, good, "good.")
+            yield good.go_back(kl)
             break
-        good = state.named_weights(policy.model, "good.")
+        good.keep()
         deviation = deviation.after(found.scores)
 
         started = time.monotonic()
@@ -123,6 +121,7 @@ def train(job: Job) -> Iterator[Event]:
             if last and sum(facts["policy/approx_kl"] for facts in last) / len(last) > config.epoch_kl_stop:
                 break
         values |= {name: sum(facts[name] for facts in done) / len(done) for name in (done[0] if done else {})}
+        good.made += bool(done)
         values |= {"value/explained_variance": float(explained), "policy/updates": float(len(done))}
         if done:
             values["policy/first_ratio_error"] = done[0]["policy/first_ratio_error"]
@@ -135,12 +134,10 @@ def train(job: Job) -> Iterator[Event]:
         if step % config.sample_every == 0 or step == config.steps:
             yield from monitor.show(job, team, prompts, step)
         if step % config.checkpoint_every == 0 or job.stopping():
-            held = (
-                state.named_weights(policy.model, "policy.") | state.named_weights(critic, "critic.") | good
-            )
-            held |= state.optimizer_tensors(optimizer, "optimizer.")
+            held = good.weights | state.optimizer_tensors(optimizer, "optimizer.")
+            held |= state.named_weights(policy.model, "policy.") | state.named_weights(critic, "critic.")
             known = {"beta": beta, "skipped": skipped, "deviation": list(deviation)}
-            yield Checkpoint(Saved(step, held, known))
+            yield Checkpoint(Saved(step, held, known | {"updates": [good.kept, good.made]}))
     yield from monitor.last_look(job, team, prompts, good, beta, deviation, step)
     yield Phase("saving", step, config.steps)
     if config.lora_rank:

@@ -80,7 +80,8 @@ class Processes:
         """Once there is nothing more to say, and before the interpreter ends.
 
         A thread of gloo may still hold the last message; if it lets go of it after that, torch aborts the
-        process (SIGABRT), and the launcher calls a run that is done a failure.
+        process (SIGABRT), and the launcher calls a run that is done a failure. NCCL's ends wait for one
+        another here: the others for as long as the first saves.
         """
         if self.count > 1:
             torch.distributed.destroy_process_group()

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from training.core import data, lora, losses, monitor, rewards, rollout, state, tensors
 from training.core.configs import REINFORCEConfig
+from training.core.last_good import LastGood
 from training.core.types import Checkpoint, Event, Failure, Job, Metrics, Note, Phase, Rollout, Saved
 
 NON_FINITE_LIMIT = 3
@@ -39,13 +40,11 @@ def train(job: Job) -> Iterator[Event]:
     optimizer = torch.optim.Adam(weights, lr=config.learning_rate, eps=1e-5, fused=True)
     step, beta, skipped, deviation = 0, config.kl_coefficient, 0, rewards.RunningDeviation()
     mean: float | None = None  # of the returns so far
-    # The last weights whose KL was measured within the limit.
-    good = state.named_weights(policy.model, "good.")
+    good = LastGood(policy, config, job.saved)
     if job.saved is not None:
         known = job.saved.facts
         step, beta, skipped = job.saved.step, known["beta"], known["skipped"]
         deviation, mean = rewards.RunningDeviation(*known["deviation"]), known["mean"]
-        good = state.part(job.saved.tensors, "good.", policy.device)
         state.restore_weights(policy.model, job.saved.tensors, "policy.")
         state.restore_weights(critic, job.saved.tensors, "critic.")
         state.restore_optimizer(optimizer, job.saved.tensors, "optimizer.")
@@ -71,10 +70,9 @@ def train(job: Job) -> Iterator[Event]:
         yield from monitor.doubts(found, step)
         kl = values["kl/reference"]
         if kl > config.kl_limit:
-            yield monitor.taken_back(kl, config, step - 1)
-            state.restore_weights(policy.model, good, "good.")
+            yield good.go_back(kl)
             break
-        good = state.named_weights(policy.model, "good.")
+        good.keep()
         deviation = deviation.after(found.scores)
 
         started = time.monotonic()
@@ -91,6 +89,7 @@ def train(job: Job) -> Iterator[Event]:
             if skipped >= NON_FINITE_LIMIT:
                 hint = "Lower learning_rate, or raise kl_coefficient."
                 raise Failure("non_finite", "losses are not numbers any more", hint)
+        good.made += bool(done)
         values |= {"policy/baseline": now - float(advantages[:, 0].mean()), **(done or {})}
         if team.critic is not None:
             explained = tensors.explained_variance(found.values, returns, found.completion_mask)
@@ -104,12 +103,10 @@ def train(job: Job) -> Iterator[Event]:
         if step % config.sample_every == 0 or step == config.steps:
             yield from monitor.show(job, team, prompts, step)
         if step % config.checkpoint_every == 0 or job.stopping():
-            held = (
-                state.named_weights(policy.model, "policy.") | state.named_weights(critic, "critic.") | good
-            )
-            held |= state.optimizer_tensors(optimizer, "optimizer.")
+            held = good.weights | state.optimizer_tensors(optimizer, "optimizer.")
+            held |= state.named_weights(policy.model, "policy.") | state.named_weights(critic, "critic.")
             known = {"beta": beta, "skipped": skipped, "deviation": list(deviation), "mean": mean}
-            yield Checkpoint(Saved(step, held, known))
+            yield Checkpoint(Saved(step, held, known | {"updates": [good.kept, good.made]}))
     yield from monitor.last_look(job, team, prompts, good, beta, deviation, step)
     yield Phase("saving", step, config.steps)
     if config.lora_rank:

@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from training.core import data, lora, losses, models, monitor, rewards, rollout, state, tensors
 from training.core.configs import TRPOConfig
+from training.core.last_good import LastGood
 from training.core.types import Checkpoint, Event, Failure, Job, Metrics, Note, Phase, Rollout, Saved
 
 NON_FINITE_LIMIT = 3
@@ -40,13 +41,11 @@ def train(job: Job) -> Iterator[Event]:
     weights = [weight for weight in policy.model.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(critic.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
     step, beta, skipped, deviation = 0, config.kl_coefficient, 0, rewards.RunningDeviation()
-    # The last weights whose KL was measured within the limit.
-    good = state.named_weights(policy.model, "good.")
+    good = LastGood(policy, config, job.saved)
     if job.saved is not None:
         known = job.saved.facts
         step, beta, skipped = job.saved.step, known["beta"], known["skipped"]
         deviation = rewards.RunningDeviation(*known["deviation"])
-        good = state.part(job.saved.tensors, "good.", policy.device)
         state.restore_weights(policy.model, job.saved.tensors, "policy.")
         state.restore_weights(critic, job.saved.tensors, "critic.")
         state.restore_optimizer(optimizer, job.saved.tensors, "optimizer.")
@@ -72,10 +71,9 @@ def train(job: Job) -> Iterator[Event]:
         yield from monitor.doubts(found, step)
         kl = values["kl/reference"]
         if kl > config.kl_limit:
-            yield monitor.taken_back(kl, config, step - 1)
-            state.restore_weights(policy.model, good, "good.")
+            yield good.go_back(kl)
             break
-        good = state.named_weights(policy.model, "good.")
+        good.keep()
         deviation = deviation.after(found.scores)
 
         started = time.monotonic()
@@ -100,6 +98,7 @@ def train(job: Job) -> Iterator[Event]:
             if skipped >= NON_FINITE_LIMIT:
                 hint = "Lower step_kl, or raise cg_damping."
                 raise Failure("non_finite", "losses are not numbers any more", hint)
+        good.made += bool(done and done["policy/halvings"] <= config.backtracks)
         values |= {"value/explained_variance": float(explained), **(done or {}), **(fits[-1] or {})}
         values |= {"policy/learning_rate": rate, "time/update": time.monotonic() - started}
         if config.kl_target:
@@ -110,12 +109,10 @@ def train(job: Job) -> Iterator[Event]:
         if step % config.sample_every == 0 or step == config.steps:
             yield from monitor.show(job, team, prompts, step)
         if step % config.checkpoint_every == 0 or job.stopping():
-            held = (
-                state.named_weights(policy.model, "policy.") | state.named_weights(critic, "critic.") | good
-            )
-            held |= state.optimizer_tensors(optimizer, "optimizer.")
+            held = good.weights | state.optimizer_tensors(optimizer, "optimizer.")
+            held |= state.named_weights(policy.model, "policy.") | state.named_weights(critic, "critic.")
             known = {"beta": beta, "skipped": skipped, "deviation": list(deviation)}
-            yield Checkpoint(Saved(step, held, known))
+            yield Checkpoint(Saved(step, held, known | {"updates": [good.kept, good.made]}))
     yield from monitor.last_look(job, team, prompts, good, beta, deviation, step)
     yield Phase("saving", step, config.steps)
     if config.lora_rank:
