@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from tests.core import drive, tiny
 from tests.core.teams import config, job, make_team, prompts, run, run_dir
-from training.core import configs, monitor, reinforce, rewards, rollout
+from training.core import configs, monitor, protocol, reinforce, rewards, rollout
 from training.core.last_good import LastGood
 from training.core.types import Failure, Metrics, Note, Saved
 
@@ -150,6 +151,28 @@ def test_counts_go_on_after_a_resume(gpt2: Path, reward_model: Path, kind: str, 
     with pytest.raises(Failure, match="after the first update") as failed:
         good.go_back(0.5)
     assert failed.value.hint == f"Lower {lower}, or raise kl_limit."
+
+
+@pytest.mark.parametrize("kind", ["ppo", "reinforce", "trpo"])
+def test_a_checkpoint_holds_the_counts(gpt2: Path, reward_model: Path, tmp_path: Path, kind: str) -> None:
+    asked = tiny.write_rows(tmp_path / "prompts.jsonl", tiny.prompts())
+    inputs = {"policy": gpt2, "reference": gpt2, "reward_model": reward_model, "prompts": asked}
+    settings = {"steps": 3, "max_new_tokens": 8, "rollout_prompts": 8, "checkpoint_every": 3}
+    made = tiny.run_dir(tmp_path / "run", kind, settings, inputs)
+    assert drive.run(made) == {"status": "done"}
+    facts = json.loads((protocol.checkpoints(made)[0] / "facts.json").read_text())
+    rejected = [row.get("policy/halvings", 0.0) > 10 for row in drive.metrics(made).values()]
+    assert facts["facts"]["updates"] == [2 - sum(rejected[:2]), 3 - sum(rejected)]
+
+
+def test_chance_is_not_called_a_bad_update(gpt2: Path, reward_model: Path) -> None:
+    """After a step that was skipped the same weights are measured again."""
+    team = make_team(gpt2, reward_model)
+    good = LastGood(team.policy, config(kl_limit=LIMIT), None)
+    good.made = 1
+    good.keep()
+    said = good.go_back(0.5)
+    assert "the same weights" in said.message and "taken back" not in said.message
 
 
 def test_checkpoints_that_count_nothing_made_an_update_each_step(gpt2: Path, reward_model: Path) -> None:

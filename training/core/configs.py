@@ -166,7 +166,7 @@ class PolicyConfig(Config):
     kl_coefficient: float = setting(0.05, "Reward lost per nat away from the reference.", low=0.0, high=100.0)
     kl_target: float = setting(0.0, "Aim of the adaptive coefficient, in nats per completion; 0 keeps it fixed.", low=0.0, high=10_000.0, unit="nats")
     kl_horizon: float = setting(2000.0, "Completions over which the adaptive coefficient can grow or shrink by a fifth.", low=1.0, high=1e9, unit="completions", advanced=True)
-    kl_limit: float = setting(20.0, "The run ends with its last weights within this when the mean KL of a rollout passes it; without any, it fails.", low=0.01, high=100_000.0, unit="nats")
+    kl_limit: float = setting(20.0, "The run ends with its last weights within this when the mean KL of a rollout passes it; it fails when no update stays within.", low=0.01, high=100_000.0, unit="nats")
     gamma: float = setting(1.0, "Discount of later rewards.", low=0.0, high=1.0, advanced=True)
     score_clip: float = setting(10.0, "Scores beyond +- this are cut before the KL penalty.", low=0.01, high=1e6, advanced=True)
     score_scaling: bool = setting(False, "Divide scores by their running standard deviation; their mean stays.", advanced=True)

@@ -26,7 +26,7 @@ class LastGood:
         self.kept, self.weights = self.made, state.named_weights(self.policy.model, "good.")
 
     def go_back(self, kl: float) -> Note:
-        """Restore them, `kl` nats being beyond the limit; raises Failure where no update is in them."""
+        """Restore them, the policy's being `kl` nats away; raises Failure where no update is in them."""
         told = f"the mean KL from the reference is {kl:.2f} nats, beyond kl_limit = {self.config.kl_limit:g}"
         if not self.made:
             hint = "Choose a reference nearer to the policy, or raise kl_limit."
@@ -34,6 +34,9 @@ class LastGood:
         if not self.kept:
             told = f"after the first update {told}: there is nothing to keep"
             raise Failure("beyond_kl_limit", told, f"Lower {self.config.step_sizes}, or raise kl_limit.")
+        if self.made == self.kept:  # chance, after a step that changed nothing
+            again = "the same weights were within it on another rollout, and are kept"
+            return Note("warning", f"The run ended: {told}; {again}.")
         state.restore_weights(self.policy.model, self.weights, "good.")
         self.made = self.kept
         told = f"The last update was taken back: {told}. Weights of the last rollout within it are kept. "
