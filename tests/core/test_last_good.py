@@ -34,6 +34,12 @@ def move(team: rollout.Team) -> None:
         team.policy.model.transformer.wpe.weight += torch.randn(96, 32)
 
 
+def of_kind(path: Path, kind: str, settings: dict[str, Any], **inputs: Path) -> Path:
+    """A run directory; `run_dir` makes those of PPO alone."""
+    asked = tiny.write_rows(path.with_suffix(".jsonl"), tiny.prompts())
+    return tiny.run_dir(path, kind, {"max_new_tokens": 8, **settings}, {**inputs, "prompts": asked})
+
+
 # --- a whole run ------------------------------------------------------------------------------------
 
 
@@ -81,10 +87,9 @@ def test_a_step_that_was_skipped_is_no_update(
         return update(*arguments) if len(calls) > 1 else None
 
     monkeypatch.setattr(reinforce, "update", second)
-    asked = tiny.write_rows(tmp_path / "prompts.jsonl", tiny.prompts())
-    inputs = {"policy": gpt2, "reference": gpt2, "reward_model": reward_model, "prompts": asked}
-    settings = {"steps": 4, "max_new_tokens": 8, "kl_limit": LIMIT, "learning_rate": 3e-2}
-    outcome = drive.run(tiny.run_dir(tmp_path / "run", "reinforce", settings, inputs))
+    settings = {"steps": 4, "kl_limit": LIMIT, "learning_rate": 3e-2}
+    models = {"policy": gpt2, "reference": gpt2, "reward_model": reward_model}
+    outcome = drive.run(of_kind(tmp_path / "run", "reinforce", settings, **models))
     assert (outcome["code"], len(calls)) == ("beyond_kl_limit", 2)
 
 
@@ -92,10 +97,8 @@ def test_a_policy_too_far_from_its_reference_to_begin_with_is_told(
     gpt2: Path, reward_model: Path, tmp_path: Path
 ) -> None:
     other = tiny.folder(tmp_path / "other", model=tiny.gpt2(initializer_range=1.0))
-    asked = tiny.write_rows(tmp_path / "prompts.jsonl", tiny.prompts())
-    inputs = {"policy": gpt2, "reference": other, "reward_model": reward_model, "prompts": asked}
-    settings = {"steps": 2, "max_new_tokens": 8, "kl_limit": LIMIT}
-    outcome = drive.run(tiny.run_dir(tmp_path / "run", "ppo", settings, inputs))
+    models = {"policy": gpt2, "reference": other, "reward_model": reward_model}
+    outcome = drive.run(of_kind(tmp_path / "run", "ppo", {"steps": 2, "kl_limit": LIMIT}, **models))
     assert (outcome["status"], outcome["code"]) == ("failed", "beyond_kl_limit")
     assert "before the first update" in outcome["message"] and "reference" in outcome["hint"]
 
@@ -155,10 +158,9 @@ def test_counts_go_on_after_a_resume(gpt2: Path, reward_model: Path, kind: str, 
 
 @pytest.mark.parametrize("kind", ["ppo", "reinforce", "trpo"])
 def test_a_checkpoint_holds_the_counts(gpt2: Path, reward_model: Path, tmp_path: Path, kind: str) -> None:
-    asked = tiny.write_rows(tmp_path / "prompts.jsonl", tiny.prompts())
-    inputs = {"policy": gpt2, "reference": gpt2, "reward_model": reward_model, "prompts": asked}
-    settings = {"steps": 3, "max_new_tokens": 8, "rollout_prompts": 8, "checkpoint_every": 3}
-    made = tiny.run_dir(tmp_path / "run", kind, settings, inputs)
+    settings = {"steps": 3, "rollout_prompts": 8, "checkpoint_every": 3}
+    models = {"policy": gpt2, "reference": gpt2, "reward_model": reward_model}
+    made = of_kind(tmp_path / "run", kind, settings, **models)
     assert drive.run(made) == {"status": "done"}
     facts = json.loads((protocol.checkpoints(made)[0] / "facts.json").read_text())
     rejected = [row.get("policy/halvings", 0.0) > 10 for row in drive.metrics(made).values()]
