@@ -155,7 +155,7 @@ def test_each_process_leaves_the_others_before_it_ends(
 ) -> None:
     """Or a thread of gloo may hold a message when the interpreter has ended, and torch aborts over it.
 
-    Seen once in some hundred runs on a busy machine, and in 18 of 20 with those threads held back.
+    Seen once on a busy machine, and at 18 of 20 ends with those threads held back.
     """
     asked = tiny.write_rows(tmp_path / "prompts.jsonl", tiny.prompts())
     inputs = {"policy": gpt2, "reference": gpt2, "reward_model": reward_model, "prompts": asked}
